@@ -1,0 +1,33 @@
+# Helpers for the targets of src/: common flags, one static library a folder.
+
+add_library(pkv_flags INTERFACE)
+target_compile_features(pkv_flags INTERFACE cxx_std_20)
+target_compile_options(pkv_flags INTERFACE -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion)
+if(PKV_WARNINGS_AS_ERRORS)
+  target_compile_options(pkv_flags INTERFACE -Werror)
+endif()
+if(PKV_SANITIZE)
+  add_compile_options(-fsanitize=${PKV_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer -g1)
+  add_link_options(-fsanitize=${PKV_SANITIZE})
+endif()
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+
+# pkv_library(NAME SOURCES ... DEPS ... PRIVATE_DEPS ...): the static library pkv_NAME of one folder.
+function(pkv_library name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS;PRIVATE_DEPS" ${ARGN})
+  add_library(pkv_${name} STATIC ${ARG_SOURCES})
+  target_include_directories(pkv_${name} PUBLIC ${PROJECT_SOURCE_DIR}/include ${PROJECT_SOURCE_DIR}/src)
+  target_link_libraries(pkv_${name} PUBLIC ${ARG_DEPS} PRIVATE pkv_flags ${ARG_PRIVATE_DEPS})
+endfunction()
+
+# pkv_test(NAME SOURCES ... DEPS ...): a GoogleTest program; it links only what it names, so that a
+# dependency against the direction of the pipeline fails to link.
+function(pkv_test name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS;LABELS" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/tests)
+  target_link_libraries(${name} PRIVATE pkv_flags ${ARG_DEPS} GTest::gmock GTest::gtest_main)
+  gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT 600)
+endfunction()

@@ -1,0 +1,57 @@
+// Decision: the plan that runs, every candidate's price, and the reason.
+// Not here: measuring a device (src/cost/calibration), running (backend.h).
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "persistentkv/batch.h"
+#include "persistentkv/dtype.h"
+#include "persistentkv/plan.h"
+#include "persistentkv/result.h"
+
+namespace pkv {
+
+/// The terms of the paper's roofline formula for one device. Facts of a machine, never literals in code.
+struct DeviceProfile {
+  std::string name = "unmeasured";
+  /// Workers (CPU) or SMs (GPU).
+  std::int32_t num_workers = 1;
+  /// beta: streaming read bandwidth.
+  double read_bytes_per_ns = 10.0;
+  /// Cmin: tasks a worker below which bandwidth is not reached.
+  double min_tasks_per_worker = 1.0;
+  /// lambda: a kernel launch or a fork-join of the pool.
+  double launch_ns = 5000.0;
+};
+
+/// Checks that every field is finite and positive. Errors: kInvalidArgument naming the field.
+Status validate(const DeviceProfile& profile);
+
+/// Price of a plan (paper, "The policy"), with C = tasks / num_workers:
+///   KVBytes / beta * max(1, Cmin / C) + launches * lambda + MergeBytes / beta
+/// in nanoseconds. Merge bytes are counted once, as in the paper.
+double predicted_ns(const Plan& plan, DType kv_dtype, const DeviceProfile& profile);
+
+struct Candidate {
+  Route route = Route::kRow;
+  std::int32_t max_splits = 1;
+  double predicted_ns = 0.0;
+};
+
+/// The plan that was priced is the plan that runs.
+struct Decision {
+  Plan plan;
+  double predicted_ns = 0.0;
+  std::vector<Candidate> candidates;
+  std::string reason;
+};
+
+/// Plans every route, prices each plan and keeps the cheapest; the first of `routes` wins a tie.
+/// Errors: kInvalidArgument (no routes, bad profile), and those of make_plan.
+Result<Decision> decide(const BatchState& batch, DType kv_dtype, std::span<const Route> routes,
+                        const DeviceProfile& profile);
+
+}  // namespace pkv

@@ -1,0 +1,30 @@
+// StepRecord: what one executed step leaves behind. Reports read records and nothing else.
+// Not here: statistics over records (src/report).
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "persistentkv/backend.h"
+#include "persistentkv/plan.h"
+
+namespace pkv {
+
+struct StepRecord {
+  std::int64_t step_idx = 0;
+  Route route = Route::kRow;
+  std::int32_t num_rows = 0;
+  std::int32_t max_splits = 1;
+  PlanCounters counters;
+  std::int64_t useful_kv_bytes = 0;
+  /// Price of the plan that ran, if a policy priced it.
+  std::optional<double> predicted_ns;
+  /// Validation, decision and plan construction.
+  std::int64_t plan_ns = 0;
+  /// Device clock: dispatch, decode, merge.
+  RunTimes run;
+  /// Wall clock around planning and execution.
+  std::int64_t wall_ns = 0;
+};
+
+}  // namespace pkv
