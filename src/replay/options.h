@@ -1,0 +1,72 @@
+// What `pkv replay` and `pkv run` have in common: what is computed, by which routes, how it is checked.
+// Not here: where steps come from (replay.h, step.h).
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string_view>
+#include <vector>
+
+#include "persistentkv/cpu.h"
+#include "persistentkv/dtype.h"
+#include "persistentkv/layout.h"
+#include "persistentkv/plan.h"
+#include "persistentkv/result.h"
+#include "persistentkv/shape.h"
+
+namespace pkv {
+
+/// A route to measure; the same route may appear with several splits.
+struct RouteChoice {
+  Route route = Route::kRow;
+  /// The route chooses from the number of workers when not set.
+  std::optional<std::int32_t> splits;
+
+  friend bool operator==(const RouteChoice&, const RouteChoice&) = default;
+};
+
+/// Which measured steps are compared with the float64 oracle, in untimed passes of their own.
+enum class VerifyMode : std::uint8_t {
+  kOff,
+  kSample,  // the first and every sample_stride-th measured step
+  kEvery,
+};
+
+/// "off", "sample", "every". Errors: kInvalidArgument that lists the names.
+Result<VerifyMode> parse_verify_mode(std::string_view name);
+std::string_view verify_mode_name(VerifyMode mode);
+
+/// Sizes of the layer around the attention: projections Q, K, V, O and gated MLP (gate, up, down).
+struct MlpProxy {
+  std::int32_t hidden = 0;
+  std::int32_t intermediate = 0;
+};
+
+struct RunOptions {
+  AttentionShape shape;
+  KvOrder order = KvOrder::kHND;
+  KvPacking packing = KvPacking::kSeparate;
+  DType kv_dtype = DType::kF16;
+  /// As kv_dtype when not set. Outputs are always FP32, so that errors are the kernel's own.
+  std::optional<DType> query_dtype;
+  /// In the order of the report. At least one.
+  std::vector<RouteChoice> routes;
+  /// Ratios are against it; against the first of `routes` if it is not among them.
+  Route baseline = Route::kRow;
+  /// Unmeasured executions of the first measured step by every route, before anything is measured.
+  /// They take no step of the trace away.
+  std::int32_t warmup_steps = 2;
+  VerifyMode verify = VerifyMode::kSample;
+  std::int32_t sample_stride = 16;
+  std::optional<MlpProxy> mlp;
+  CpuOptions cpu;
+  /// Seeds K, V, queries, sinks and weights.
+  std::uint64_t data_seed = 1;
+  /// Bytes that may be allocated; what the system has available when not set or when that is less.
+  std::optional<std::int64_t> memory_limit_bytes;
+};
+
+/// Checks every field that does not need a trace. Errors: kInvalidArgument naming field, value and limit.
+Status validate(const RunOptions& options);
+
+}  // namespace pkv

@@ -1,0 +1,35 @@
+// Random differential cases against the float64 oracle: `pkv verify`.
+// Not here: verification of a replay's own steps (replay.h).
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+
+#include "persistentkv/backend.h"
+#include "persistentkv/result.h"
+#include "replay/observer.h"
+#include "report/records.h"
+
+namespace pkv {
+
+struct VerifyOptions {
+  /// Cases 0 to num_cases - 1.
+  std::int64_t num_cases = 1000;
+  std::uint64_t seed = 1;
+  /// Only this case, of any index: how a failing one is repeated.
+  std::optional<std::int64_t> only_case;
+};
+
+/// Everything of a case follows from (seed, case index): shape, layout, types, lengths, page table,
+/// K, V, queries, sinks, splits. Each case runs every route once on one of the backends, with NaN in
+/// page tails and unused pages and absurd ids in unused table entries. The first failing case ends it.
+/// Backends: every supported ISA with 1, 2 and 3 workers.
+/// Limits: max |error| < 2e-3 and mean |error| < 3e-4 for 16-bit, 1e-5 for fp32; LSE 2e-3 and 1e-4.
+/// Errors: kInvalidArgument (counts). A failed case is not an Error: see VerifyRecords::failure.
+Result<VerifyRecords> verify(const VerifyOptions& options, RunObserver& observer);
+
+/// The same on backends of the caller's; at least one.
+Result<VerifyRecords> verify(const VerifyOptions& options, std::span<Backend* const> backends, RunObserver& observer);
+
+}  // namespace pkv
