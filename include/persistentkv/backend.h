@@ -41,9 +41,9 @@ struct RunArgs {
   PagedKv kv;
   OutputView out;
   /// [num_rows][num_q_heads], natural logarithm; empty: not wanted.
-  std::span<float> lse;
+  std::span<float> lse = {};
   /// [num_q_heads]; exactly when shape.sinks is kPerQueryHead.
-  std::span<const float> sinks;
+  std::span<const float> sinks = {};
 };
 
 /// What a run took by the backend's own clock. dispatch is what was spent neither in decode nor in

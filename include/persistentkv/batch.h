@@ -16,11 +16,11 @@ inline constexpr std::int32_t kMaxRows = 1 << 20;
 
 /// What a BatchState is made from. All spans stay the caller's.
 struct BatchInputs {
-  AttentionShape shape;
+  AttentionShape shape = {};
   std::int32_t page_size = 16;
   /// Tokens in the cache by row, the newest one included; [num_rows]. 0 is an empty row.
-  std::span<const std::int32_t> seq_lens;
-  BlockTable block_table;
+  std::span<const std::int32_t> seq_lens = {};
+  BlockTable block_table = {};
   /// Physical pages there are; page ids must be below it.
   std::int64_t num_pages = 0;
 };
@@ -44,7 +44,9 @@ class BatchState {
   [[nodiscard]] const BlockTable& block_table() const { return inputs_.block_table; }
   [[nodiscard]] std::int64_t num_pages() const { return inputs_.num_pages; }
   /// Token positions that a row attends to.
-  [[nodiscard]] TokenRange attended(std::int32_t row) const { return inputs_.shape.attended(inputs_.seq_lens[static_cast<std::size_t>(row)]); }
+  [[nodiscard]] TokenRange attended(std::int32_t row) const {
+    return inputs_.shape.attended(inputs_.seq_lens[static_cast<std::size_t>(row)]);
+  }
   /// Attended tokens over all rows.
   [[nodiscard]] std::int64_t attended_tokens() const { return attended_tokens_; }
 

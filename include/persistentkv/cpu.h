@@ -35,12 +35,12 @@ enum class WaitMode : std::uint8_t {
 
 struct CpuOptions {
   /// Workers, the calling thread included; one a physical core when not set. 1 to 1024.
-  std::optional<std::int32_t> threads;
+  std::optional<std::int32_t> threads = std::nullopt;
   /// Pin workers to cores.
   bool pin = true;
   WaitMode wait = WaitMode::kSleep;
   /// The best that the CPU has when not set. An ISA that the CPU lacks is an error.
-  std::optional<Isa> isa;
+  std::optional<Isa> isa = std::nullopt;
 };
 
 /// Errors: kInvalidArgument (threads), kUnsupported (isa, with the list), kResourceExhausted (threads

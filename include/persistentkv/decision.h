@@ -47,6 +47,8 @@ struct Decision {
   double predicted_ns = 0.0;
   std::vector<Candidate> candidates;
   std::string reason;
+  /// Time that deciding and planning took; 0 when nobody measured it.
+  std::int64_t plan_ns = 0;
 };
 
 /// Plans every route, prices each plan and keeps the cheapest; the first of `routes` wins a tie.

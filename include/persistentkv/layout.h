@@ -46,8 +46,7 @@ struct KvLayout {
 
   /// Dense strides of one of the four common layouts.
   /// Errors: kInvalidArgument for a page size outside 1 to 256 or a shape that is not valid.
-  static Result<KvLayout> make(KvOrder order, KvPacking packing, std::int32_t page_size,
-                               const AttentionShape& shape);
+  static Result<KvLayout> make(KvOrder order, KvPacking packing, std::int32_t page_size, const AttentionShape& shape);
 
   /// Elements of one page of K (dense extent: the stride between pages).
   [[nodiscard]] std::int64_t page_elements() const { return k_strides.page; }

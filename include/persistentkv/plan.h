@@ -93,18 +93,19 @@ struct PlanOptions {
   Route route = Route::kWorkqueue;
   /// Splits a row (padded, bucket, workqueue) or of the longest row (split, pages); the route chooses
   /// from num_workers when not set. `row` takes none or 1.
-  std::optional<std::int32_t> splits;
+  std::optional<std::int32_t> splits = std::nullopt;
   /// Workers or SMs that the route's own choice should keep busy.
   std::int32_t num_workers = 1;
   /// Tokens a tile; splits begin at multiples of it.
   std::int32_t tile_tokens = 32;
   /// KV heads a task; all heads for `pages`, else one, when not set. The last task of a row takes
   /// what is left.
-  std::optional<std::int32_t> kv_heads_per_task;
+  std::optional<std::int32_t> kv_heads_per_task = std::nullopt;
 };
 
 /// Immutable after make_plan; any backend runs any plan. It carries the lengths and the shape that
-/// it was made for, and run() refuses a batch that differs.
+/// it was made for, and run() refuses a batch that differs. A row that attends to no token has no task
+/// in a compact route (split, workqueue, pages); its output comes from a merge range with no splits.
 class Plan {
  public:
   Plan() = default;
@@ -124,8 +125,7 @@ class Plan {
   /// Row r owns the slots [split_offsets[r], split_offsets[r + 1]); [num_rows + 1].
   [[nodiscard]] std::span<const std::int32_t> split_offsets() const { return split_offsets_; }
   [[nodiscard]] const PlanCounters& counters() const { return counters_; }
-  /// A row that attends to no token has no task in a compact route; its output comes from a merge
-  /// range with no splits. True if the batch may be run with this plan.
+  /// True if the batch may be run with this plan: same shape, page size and lengths.
   [[nodiscard]] bool matches(const BatchState& batch) const;
 
   /// Human-readable: route, counters, launches, and the first `max_tasks` tasks.
@@ -144,6 +144,8 @@ class Plan {
   std::vector<MergeRange> merges_;
   std::vector<Launch> launches_;
   std::vector<std::int32_t> split_offsets_;
+  std::vector<std::int32_t> row_splits_;  // by row
+  std::vector<std::int32_t> row_order_;   // rows in the order of their tasks
   PlanCounters counters_;
 };
 

@@ -15,14 +15,14 @@ struct StepRecord {
   Route route = Route::kRow;
   std::int32_t num_rows = 0;
   std::int32_t max_splits = 1;
-  PlanCounters counters;
+  PlanCounters counters = {};
   std::int64_t useful_kv_bytes = 0;
   /// Price of the plan that ran, if a policy priced it.
-  std::optional<double> predicted_ns;
+  std::optional<double> predicted_ns = std::nullopt;
   /// Validation, decision and plan construction.
   std::int64_t plan_ns = 0;
   /// Device clock: dispatch, decode, merge.
-  RunTimes run;
+  RunTimes run = {};
   /// Wall clock around planning and execution.
   std::int64_t wall_ns = 0;
 };

@@ -40,12 +40,12 @@ struct AttentionShape {
   /// Elements of one q, k or v vector; the value head dimension is equal to it.
   std::int32_t head_dim = 128;
   /// Factor of the logits; 1 / sqrt(head_dim) when not set.
-  std::optional<float> softmax_scale;
+  std::optional<float> softmax_scale = std::nullopt;
   /// Positive; logits are squashed into (-cap, cap) when set.
-  std::optional<float> logit_soft_cap;
+  std::optional<float> logit_soft_cap = std::nullopt;
   /// Number of most recent tokens attended, the newest one included (FlashInfer's window_left + 1).
   /// Everything is attended when not set.
-  std::optional<std::int32_t> sliding_window_tokens;
+  std::optional<std::int32_t> sliding_window_tokens = std::nullopt;
   Sinks sinks = Sinks::kNone;
 
   /// Query heads per KV head. Requires a valid shape.

@@ -14,5 +14,6 @@ namespace pkv {
 #ifdef NDEBUG
 #define PKV_ASSERT(condition) static_cast<void>(0)
 #else
-#define PKV_ASSERT(condition) ((condition) ? static_cast<void>(0) : ::pkv::assert_failed(#condition, __FILE__, __LINE__))
+#define PKV_ASSERT(condition) \
+  ((condition) ? static_cast<void>(0) : ::pkv::assert_failed(#condition, __FILE__, __LINE__))
 #endif

@@ -26,7 +26,8 @@ class SplitMix64 {
   /// Approximately normal, mean 0, variance 1, within +-6: four 16-bit uniforms summed.
   float normal() {
     const std::uint64_t bits = (*this)();
-    const auto sum = static_cast<float>((bits & 0xFFFF) + ((bits >> 16) & 0xFFFF) + ((bits >> 32) & 0xFFFF) + (bits >> 48));
+    const auto sum =
+        static_cast<float>((bits & 0xFFFF) + ((bits >> 16) & 0xFFFF) + ((bits >> 32) & 0xFFFF) + (bits >> 48));
     return (sum - 131070.0F) * (1.0F / 37837.2F);  // sqrt(4 * (65536^2 - 1) / 12)
   }
 

@@ -21,11 +21,11 @@ Result<TraceFormat> parse_trace_format(std::string_view name);
 
 struct TraceReadOptions {
   /// Detected by content when not set.
-  std::optional<TraceFormat> format;
+  std::optional<TraceFormat> format = std::nullopt;
   /// For formats that are drawn from (servegen) or need start times (coding-sessions).
   std::uint64_t seed = 1;
   /// First requests kept, after ordering by arrival; all when not set.
-  std::optional<std::int64_t> limit;
+  std::optional<std::int64_t> limit = std::nullopt;
   /// coding-sessions have no common clock: session k starts at k * session_gap_s.
   double session_gap_s = 60.0;
   /// Mooncake's arrivals are rounded to ticks of 3 s; true spreads the requests of a tick evenly over it.

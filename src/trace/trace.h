@@ -25,6 +25,9 @@ struct Trace {
   /// "paper", "csv", "json", "jsonl", "azure2023", "mooncake", "coding-sessions", "servegen".
   std::string format;
   ArrivalUnit arrival_unit = ArrivalUnit::kSteps;
+  /// False for a file without arrival times: all arrivals are 0, and paper admission takes the
+  /// paper's own rule (request i at step i / max_active) in their place.
+  bool has_arrivals = true;
   std::vector<Request> requests;
   /// What a reader changed or left out, one sentence each ("11 calls without output tokens left out").
   std::vector<std::string> notes;
