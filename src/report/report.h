@@ -73,12 +73,19 @@ struct RunSummary {
 
 RunSummary summarize(const RunRecords& records);
 
-/// The JSON object of the command line contract: trace, seed, steps, physical_pages, [probe_gb_per_s],
-/// routes [{name, steps, rows, ...}] with null for what was not measured, further fields after those.
-/// Ends without a newline.
+/// One of several runs in the main job's table.
+struct SuiteEntry {
+  /// First column, e.g. "bimodal 8".
+  std::string label;
+  RunSummary summary;
+};
+
+/// The JSON object of the command line contract: trace, seed, steps, physical_pages,
+/// routes [{name, steps, rows, ...}] with null for what was not measured; further fields
+/// (probe_gb_per_s, ...) after those. Ends without a newline.
 std::string run_json(const RunSummary& summary);
-/// {"runs": [object of run_json, ...]}: the main job.
-std::string suite_json(std::span<const RunSummary> summaries);
+/// {"runs": [{"label", and the fields of run_json}, ...]}.
+std::string suite_json(std::span<const SuiteEntry> entries);
 std::string verify_json(const VerifyRecords& records);
 
 /// Whether a table may use ANSI colours: the caller knows whether it writes to a terminal.
@@ -86,12 +93,6 @@ enum class TextStyle : std::uint8_t { kPlain, kAnsi };
 
 /// Head lines (trace, shape, backend, probe), one table row a route, notes. Ends with a newline.
 std::string run_table(const RunSummary& summary, TextStyle style);
-/// One of several runs in a table of the main job.
-struct SuiteEntry {
-  /// First column, e.g. "bimodal 8".
-  std::string label;
-  RunSummary summary;
-};
 /// One table row a run and route: ratio to the baseline, tokens/s, GB/s, share of the read probe,
 /// merge MiB; the best route of each run is marked with '*'. Ends with a newline.
 std::string suite_table(std::span<const SuiteEntry> entries, TextStyle style);
