@@ -1,0 +1,215 @@
+// The terminal tables: one run, the main job, a verification.
+// Not here: alignment and colours (text_table.h), statistics (summary.cc).
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+
+#include "report/report.h"
+#include "report/text_table.h"
+
+namespace pkv {
+namespace {
+
+constexpr auto kLeft = TextTable::Align::kLeft;
+constexpr double kGib = 1073741824.0;
+
+std::string route_label(const RouteSummary& route, bool best) {
+  const std::string splits = route.splits ? fmt::format("={}", *route.splits) : std::string{};
+  return fmt::format("{}{}{}", route.name, splits, best ? " *" : "");
+}
+
+std::string error_cell(const std::optional<double>& error) {
+  return error.has_value() ? fmt::format("{:.1e}", *error) : "-";
+}
+
+std::string percent_cell(const std::optional<double>& share) {
+  return share.has_value() ? fmt::format("{:.0f}%", *share * 100.0) : "-";
+}
+
+std::string head_lines(const RunSummary& summary, TextStyle style) {
+  std::string out = coloured(summary.trace, CellTone::kBold, style);
+  if (summary.seed) {
+    out += fmt::format(", seed {}", *summary.seed);
+  }
+  out += fmt::format(": {} steps, {} physical pages\n", summary.steps, summary.physical_pages);
+  out += fmt::format("{}; {}\n", summary.shape, summary.layout);
+  if (summary.mode == RunMode::kPlanOnly) {
+    return out + fmt::format("planned for {} SMs or workers, nothing executed\n", summary.num_workers);
+  }
+  out += fmt::format("{}; {:.2f} GiB of K,V and weights", summary.backend,
+                     static_cast<double>(summary.memory_bytes) / kGib);
+  if (summary.probe_gb_per_s) {
+    out += fmt::format("; read probe {:.1f} GB/s", *summary.probe_gb_per_s);
+  }
+  if (summary.mlp_ms_p50) {
+    out += fmt::format("; MLP proxy {:.2f} ms a step", *summary.mlp_ms_p50);
+  }
+  return out + "\n";
+}
+
+std::string tail_lines(const RunSummary& summary, TextStyle style) {
+  std::string out;
+  for (const std::string& note : summary.notes) {
+    out += coloured("note: " + note, CellTone::kDim, style) + "\n";
+  }
+  if (summary.interrupted) {
+    out += fmt::format("interrupted: figures of the {} steps that were measured\n", summary.steps);
+  }
+  if (!summary.error.empty()) {
+    out += coloured("failed: " + summary.error, CellTone::kBad, style) + "\n";
+  }
+  return out;
+}
+
+/// Times and ratios: what a reader looks at first.
+std::string speed_table(const RunSummary& summary, TextStyle style) {
+  TextTable table({{"route", kLeft},
+                   {"tokens/s device"},
+                   {"tokens/s wall"},
+                   {"ratio device"},
+                   {"ratio wall"},
+                   {"device ms p50"},
+                   {"p95"},
+                   {"p99"},
+                   {"wall ms p50"},
+                   {"p95"},
+                   {"p99"},
+                   {"GB/s"},
+                   {"of probe"},
+                   {"layer tokens/s"},
+                   {"layer ratio"}});
+  for (std::size_t i = 0; i < summary.routes.size(); ++i) {
+    const RouteSummary& route = summary.routes[i];
+    const bool best = summary.best_idx == i;
+    table.add_row({route_label(route, best), cell(route.tokens_per_s_device, 1), cell(route.tokens_per_s_wall, 1),
+                   cell(route.ratio_device, 3), cell(route.ratio_wall, 3), cell(route.device_ms_p50, 3),
+                   cell(route.device_ms_p95, 3), cell(route.device_ms_p99, 3), cell(route.wall_ms_p50, 3),
+                   cell(route.wall_ms_p95, 3), cell(route.wall_ms_p99, 3), cell(route.gb_per_s, 1),
+                   percent_cell(route.probe_share), cell(route.layer_tokens_per_s, 1), cell(route.layer_ratio, 3)},
+                  best ? CellTone::kGood : CellTone::kNormal);
+  }
+  return table.render(style);
+}
+
+/// The paper's counters, and what verification found.
+std::string counter_table(const RunSummary& summary, TextStyle style) {
+  TextTable table({{"route", kLeft},
+                   {"plan us p50"},
+                   {"launches"},
+                   {"non-empty"},
+                   {"tasks"},
+                   {summary.mode == RunMode::kPlanOnly ? "tasks/SM" : "tasks/worker"},
+                   {"useful MiB"},
+                   {"merge MiB"},
+                   {"merge launches"},
+                   {"max error"},
+                   {"mean error"}});
+  for (const RouteSummary& route : summary.routes) {
+    table.add_row({route_label(route, false), cell(route.plan_us_p50, 1), cell(route.launches_per_step, 2),
+                   cell(route.nonempty_share, 3), cell(route.tasks_per_step, 1), cell(route.tasks_per_worker_or_sm, 1),
+                   cell(route.useful_kv_mib_per_step, 1), cell(route.merge_state_mib_per_step, 2),
+                   cell(route.merge_launches_per_step, 2), error_cell(route.max_abs_error),
+                   error_cell(route.mean_abs_error)});
+  }
+  return table.render(style);
+}
+
+/// Routes by the number of runs they won, most first, as "workqueue 3 of 5, pages 2 of 5".
+std::string winners_text(std::span<const SuiteEntry> entries) {
+  std::map<std::string, int> wins;
+  for (const SuiteEntry& entry : entries) {
+    if (entry.summary.best_idx) {
+      ++wins[entry.summary.routes[*entry.summary.best_idx].name];
+    }
+  }
+  std::vector<std::pair<std::string, int>> order(wins.begin(), wins.end());
+  std::stable_sort(order.begin(), order.end(), [](const auto& a, const auto& b) { return a.second > b.second; });
+  std::string text;
+  for (const auto& [name, count] : order) {
+    text += fmt::format("{}{} {} of {}", text.empty() ? "" : ", ", name, count, entries.size());
+  }
+  return text;
+}
+
+}  // namespace
+
+std::string run_table(const RunSummary& summary, TextStyle style) {
+  std::string out = head_lines(summary, style) + "\n";
+  if (summary.mode == RunMode::kExecuted) {
+    out += speed_table(summary, style) + "\n";
+  }
+  return out + counter_table(summary, style) + tail_lines(summary, style);
+}
+
+std::string suite_table(std::span<const SuiteEntry> entries, TextStyle style) {
+  TextTable table({{"trace", kLeft},
+                   {"route", kLeft},
+                   {"ratio"},
+                   {"wall ratio"},
+                   {"tokens/s"},
+                   {"wall tokens/s"},
+                   {"GB/s"},
+                   {"of probe"},
+                   {"merge MiB"},
+                   {"max error"}});
+  for (const SuiteEntry& entry : entries) {
+    if (&entry != entries.data()) {
+      table.add_gap();
+    }
+    for (std::size_t i = 0; i < entry.summary.routes.size(); ++i) {
+      const RouteSummary& route = entry.summary.routes[i];
+      const bool best = entry.summary.best_idx == i;
+      table.add_row({i == 0 ? entry.label : std::string{}, route_label(route, best), cell(route.ratio_device, 3),
+                     cell(route.ratio_wall, 3), cell(route.tokens_per_s_device, 1), cell(route.tokens_per_s_wall, 1),
+                     cell(route.gb_per_s, 1), percent_cell(route.probe_share), cell(route.merge_state_mib_per_step, 2),
+                     error_cell(route.max_abs_error)},
+                    best ? CellTone::kGood : CellTone::kNormal);
+    }
+  }
+  std::string out = table.render(style);
+  for (const SuiteEntry& entry : entries) {
+    const std::string tail = tail_lines(entry.summary, style);
+    out += tail.empty() ? tail : fmt::format("{}: {}", entry.label, tail);
+  }
+  return out;
+}
+
+std::string suite_advice(std::span<const SuiteEntry> entries) {
+  const std::string winners = winners_text(entries);
+  if (winners.empty()) {
+    return "Nothing was measured to the end; repeat with fewer steps (--steps).";
+  }
+  const auto gain = [](const SuiteEntry& entry) {
+    const auto best = entry.summary.best_idx;
+    return best ? entry.summary.routes[*best].ratio_wall.value_or(0.0) : 0.0;
+  };
+  const auto& widest = *std::max_element(entries.begin(), entries.end(),
+                                         [&](const auto& a, const auto& b) { return gain(a) < gain(b); });
+  return fmt::format("Best by the wall clock: {}; widest gap on {} ({:.2f} times {}). Try next: pkv replay --trace {}",
+                     winners, widest.label, gain(widest), widest.summary.baseline, widest.summary.trace);
+}
+
+std::string verify_table(const VerifyRecords& records, TextStyle style) {
+  TextTable table({{"covered", kLeft}, {"times"}});
+  for (const auto& [kind, count] : records.coverage) {
+    table.add_row({kind, fmt::format("{}", count)});
+  }
+  std::string out = table.render(style);
+  out += fmt::format("\nseed {}: {} of {} cases, {} runs in {:.1f} s{}\n", records.seed, records.cases_run,
+                     records.cases_asked, records.runs, static_cast<double>(records.elapsed_ns) * 1e-9,
+                     records.interrupted ? " (interrupted)" : "");
+  out += fmt::format("16-bit: max error {:.1e}, mean {:.1e}; fp32: max {:.1e}, mean {:.1e}; LSE: max {:.1e}\n",
+                     records.max_abs_error_16bit, records.mean_abs_error_16bit, records.max_abs_error_f32,
+                     records.mean_abs_error_f32, records.max_abs_error_lse);
+  if (!records.failure) {
+    return out + coloured("all cases passed", CellTone::kGood, style) + "\n";
+  }
+  const VerifyFailure& failure = *records.failure;
+  out += coloured(fmt::format("case {} failed: {}", failure.case_idx, failure.message), CellTone::kBad, style) + "\n";
+  out += fmt::format("  {}\n  repeat it: pkv verify --seed {} --case {}\n", failure.description, records.seed,
+                     failure.case_idx);
+  return out;
+}
+
+}  // namespace pkv
