@@ -1,0 +1,55 @@
+// KvPool: physical pages full of random K and V, and the rotation that keeps them out of the cache.
+// Not here: which pages a row holds (step_source.h).
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "base/aligned_buffer.h"
+#include "persistentkv/layout.h"
+#include "persistentkv/result.h"
+#include "replay/random_data.h"
+
+namespace pkv {
+
+class KvPool {
+ public:
+  /// Allocates and fills every page. Errors: kResourceExhausted.
+  static Result<KvPool> make(const KvLayout& layout, DType dtype, std::int64_t num_pages, const RandomBlock& block,
+                             Crew& crew);
+
+  /// Bytes of K and V of one page.
+  static std::int64_t page_bytes(const KvLayout& layout, DType dtype);
+
+  [[nodiscard]] const PagedKv& view() const { return view_; }
+
+ private:
+  AlignedBuffer memory_;
+  PagedKv view_;
+};
+
+/// Pages of a pool for a trace of `trace_pages`: at least 8 times the last-level cache, so that a pass
+/// over any part of it finds less than an eighth of it in the cache, but no more than the budget allows.
+std::int64_t choose_pool_pages(std::int64_t trace_pages, std::int64_t page_bytes, std::int64_t cache_bytes,
+                               std::int64_t budget_bytes);
+
+/// Another shift of all page ids for every execution.
+class PageRotation {
+ public:
+  /// `stride`: pages from one execution's shift to the next, in [0, num_pages).
+  PageRotation(std::int64_t num_pages, std::int64_t stride) : num_pages_(num_pages), stride_(stride) {}
+
+  /// Golden-section stride: any few consecutive shifts lie far apart. For steps that use a part of the pool.
+  static PageRotation spread(std::int64_t num_pages);
+
+  /// Writes the ids under the next shift to `shifted` (same size).
+  void next(std::span<const std::int32_t> page_ids, std::vector<std::int32_t>& shifted);
+
+ private:
+  std::int64_t num_pages_;
+  std::int64_t stride_;
+  std::int64_t shift_ = 0;
+};
+
+}  // namespace pkv

@@ -1,0 +1,80 @@
+// Validation of what replay and run have in common, and names of verify modes.
+#include "replay/options.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace pkv {
+namespace {
+
+constexpr std::int32_t kMaxWarmupSteps = 1000000;
+constexpr std::int32_t kMaxMlpSize = 1 << 20;
+
+Error invalid(std::string message, std::string where) {
+  return {ErrorCode::kInvalidArgument, std::move(message), std::move(where)};
+}
+
+Status validate_routes(const std::vector<RouteChoice>& routes) {
+  if (routes.empty()) {
+    return invalid("at least one route is needed", "routes");
+  }
+  for (std::size_t i = 0; i < routes.size(); ++i) {
+    const std::string where = fmt::format("routes[{}] {}", i, route_name(routes[i].route));
+    if (routes[i].splits.value_or(1) < 1) {
+      return invalid(fmt::format("splits is {}, must be at least 1", *routes[i].splits), where);
+    }
+    if (std::find(routes.begin(), routes.begin() + static_cast<std::ptrdiff_t>(i), routes[i]) !=
+        routes.begin() + static_cast<std::ptrdiff_t>(i)) {
+      return invalid("the same route with the same splits is named twice", where);
+    }
+  }
+  return {};
+}
+
+Status validate_mlp(const MlpProxy& mlp) {
+  if (mlp.hidden < 1 || mlp.hidden > kMaxMlpSize) {
+    return invalid(fmt::format("hidden is {}, must be 1 to {}", mlp.hidden, kMaxMlpSize), "mlp");
+  }
+  if (mlp.intermediate < 1 || mlp.intermediate > kMaxMlpSize) {
+    return invalid(fmt::format("intermediate is {}, must be 1 to {}", mlp.intermediate, kMaxMlpSize), "mlp");
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<VerifyMode> parse_verify_mode(std::string_view name) {
+  for (const VerifyMode mode : {VerifyMode::kOff, VerifyMode::kSample, VerifyMode::kEvery}) {
+    if (name == verify_mode_name(mode)) {
+      return mode;
+    }
+  }
+  return invalid(fmt::format("unknown mode '{}', must be one of off, sample, every", name), "verify");
+}
+
+std::string_view verify_mode_name(VerifyMode mode) {
+  switch (mode) {
+    case VerifyMode::kOff: return "off";
+    case VerifyMode::kSample: return "sample";
+    case VerifyMode::kEvery: return "every";
+  }
+  return "unknown";
+}
+
+Status validate(const RunOptions& options) {
+  PKV_RETURN_IF_ERROR(validate(options.shape));
+  PKV_RETURN_IF_ERROR(validate_routes(options.routes));
+  if (options.warmup_steps < 0 || options.warmup_steps > kMaxWarmupSteps) {
+    return invalid(fmt::format("{} warm-up steps, must be 0 to {}", options.warmup_steps, kMaxWarmupSteps), "warmup");
+  }
+  if (options.sample_stride < 1) {
+    return invalid(fmt::format("stride is {}, must be at least 1", options.sample_stride), "verify sample");
+  }
+  if (options.memory_limit_bytes.value_or(1) < 1) {
+    return invalid(fmt::format("limit is {} bytes, must be positive", *options.memory_limit_bytes), "memory");
+  }
+  return options.mlp ? validate_mlp(*options.mlp) : Status{};
+}
+
+}  // namespace pkv

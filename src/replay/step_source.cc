@@ -1,0 +1,157 @@
+// Steps of an admission, and one step over and over.
+#include "replay/step_source.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <utility>
+
+#include "base/math.h"
+#include "base/random.h"
+
+namespace pkv {
+namespace {
+
+Error invalid(std::string message, std::string where) {
+  return {ErrorCode::kInvalidArgument, std::move(message), std::move(where)};
+}
+
+class TraceSource final : public StepSource {
+ public:
+  TraceSource(std::unique_ptr<Admission> admission, std::int64_t skip, std::optional<std::int64_t> max_steps)
+      : admission_(std::move(admission)), skip_(skip), max_steps_(max_steps) {}
+
+  Result<bool> next(StepRows& rows) override {
+    if (max_steps_ && yielded_ >= *max_steps_) {
+      return false;
+    }
+    for (; skip_ > 0; --skip_) {
+      const Result<bool> passed = admission_->next(rows);
+      if (!passed.ok() || !*passed) {
+        return passed;
+      }
+    }
+    ++yielded_;
+    return admission_->next(rows);
+  }
+
+  [[nodiscard]] std::int64_t num_physical_pages() const override { return admission_->num_physical_pages(); }
+  [[nodiscard]] std::optional<std::int64_t> max_steps() const override { return max_steps_; }
+  [[nodiscard]] bool reads_every_page() const override { return false; }
+
+ private:
+  std::unique_ptr<Admission> admission_;
+  std::int64_t skip_;
+  std::optional<std::int64_t> max_steps_;
+  std::int64_t yielded_ = 0;
+};
+
+class RepeatedSource final : public StepSource {
+ public:
+  RepeatedSource(StepRows rows, std::int64_t num_physical_pages, std::int64_t repeats)
+      : rows_(std::move(rows)), num_physical_pages_(num_physical_pages), repeats_(repeats) {}
+
+  Result<bool> next(StepRows& rows) override {
+    if (yielded_ >= repeats_) {
+      return false;
+    }
+    rows = rows_;
+    rows.step_idx = yielded_++;
+    return true;
+  }
+
+  [[nodiscard]] std::int64_t num_physical_pages() const override { return num_physical_pages_; }
+  [[nodiscard]] std::optional<std::int64_t> max_steps() const override { return repeats_; }
+  [[nodiscard]] bool reads_every_page() const override { return true; }
+
+ private:
+  StepRows rows_;
+  std::int64_t num_physical_pages_;
+  std::int64_t repeats_;
+  std::int64_t yielded_ = 0;
+};
+
+/// The first `count` ids of a seeded permutation of [0, universe).
+std::vector<std::int32_t> deal_ids(std::int64_t count, std::int64_t universe, std::uint64_t seed) {
+  std::vector<std::int32_t> ids(static_cast<std::size_t>(universe));
+  std::iota(ids.begin(), ids.end(), 0);
+  SplitMix64 random(seed);
+  for (std::int64_t i = 0; i < count; ++i) {
+    const auto other = static_cast<std::size_t>(i) + random.below(static_cast<std::uint64_t>(universe - i));
+    std::swap(ids[static_cast<std::size_t>(i)], ids[other]);
+  }
+  ids.resize(static_cast<std::size_t>(count));
+  return ids;
+}
+
+Status validate_step(const StepOptions& options) {
+  if (options.seq_lens.empty()) {
+    return invalid("no lengths", "lens");
+  }
+  if (options.seq_lens.size() > static_cast<std::size_t>(kMaxRows)) {
+    return invalid(fmt::format("{} rows, at most {}", options.seq_lens.size(), kMaxRows), "lens");
+  }
+  for (std::size_t row = 0; row < options.seq_lens.size(); ++row) {
+    if (options.seq_lens[row] < 0) {
+      return invalid(fmt::format("length is {}, must be at least 0", options.seq_lens[row]),
+                     fmt::format("lens[{}]", row));
+    }
+  }
+  if (options.page_size < 1 || options.page_size > kMaxPageSize) {
+    return invalid(fmt::format("page size is {}, must be 1 to {}", options.page_size, kMaxPageSize), "page_size");
+  }
+  if (!(options.hole_fraction >= 0.0 && options.hole_fraction < 1.0)) {
+    return invalid(fmt::format("hole fraction is {}, must be in [0, 1)", options.hole_fraction), "hole_fraction");
+  }
+  return options.repeats >= 1 ? Status{}
+                              : invalid(fmt::format("{} repeats, must be at least 1", options.repeats), "repeats");
+}
+
+}  // namespace
+
+Result<std::unique_ptr<StepSource>> make_trace_source(const Trace& trace, const ReplayOptions& options) {
+  if (options.max_steps.value_or(1) < 1) {
+    return invalid(fmt::format("{} steps, must be at least 1", *options.max_steps), "steps");
+  }
+  if (options.skip_steps < 0) {
+    return invalid(fmt::format("{} steps to skip, must be at least 0", options.skip_steps), "skip");
+  }
+  auto admission = make_admission(trace, options.admission);
+  if (!admission.ok()) {
+    return admission.error();
+  }
+  return std::unique_ptr<StepSource>(
+      std::make_unique<TraceSource>(std::move(*admission), options.skip_steps, options.max_steps));
+}
+
+Result<std::unique_ptr<StepSource>> make_repeated_source(const StepOptions& options) {
+  PKV_RETURN_IF_ERROR(validate_step(options));
+  StepRows rows;
+  rows.seq_lens = options.seq_lens;
+  std::int64_t used_pages = 0;
+  rows.kv_indptr.push_back(0);
+  for (std::size_t row = 0; row < rows.seq_lens.size(); ++row) {
+    rows.request_idx.push_back(static_cast<std::int32_t>(row));
+    used_pages += ceil_div(rows.seq_lens[row], options.page_size);
+    if (used_pages > std::numeric_limits<std::int32_t>::max()) {
+      return Error{ErrorCode::kOutOfRange,
+                   fmt::format("more than {} pages in all", std::numeric_limits<std::int32_t>::max()),
+                   fmt::format("lens[{}]", row)};
+    }
+    rows.kv_indptr.push_back(static_cast<std::int32_t>(used_pages));
+  }
+  const double universe = std::ceil(static_cast<double>(used_pages) / (1.0 - options.hole_fraction));
+  if (universe > std::numeric_limits<std::int32_t>::max()) {
+    return Error{ErrorCode::kOutOfRange,
+                 fmt::format("{:.0f} physical pages, at most {}", universe, std::numeric_limits<std::int32_t>::max()),
+                 "hole_fraction"};
+  }
+  const auto physical_pages = static_cast<std::int64_t>(universe);
+  rows.kv_indices = deal_ids(used_pages, physical_pages, options.page_seed);
+  return std::unique_ptr<StepSource>(
+      std::make_unique<RepeatedSource>(std::move(rows), physical_pages, options.repeats));
+}
+
+}  // namespace pkv
