@@ -1,0 +1,56 @@
+// CpuBackend: a pool of workers that runs plans with SIMD kernels, and the read probe on the same pool.
+// Not here: the kernels (kernels.cc), planning, statistics.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "base/aligned_buffer.h"
+#include "exec/cpu/kernels.h"
+#include "exec/cpu/probe.h"
+#include "exec/cpu/topology.h"
+#include "exec/cpu/worker_pool.h"
+#include "persistentkv/backend.h"
+#include "persistentkv/cpu.h"
+
+namespace pkv {
+
+/// What make_cpu_backend returns; a caller that holds a Backend& finds the probes by dynamic_cast.
+/// RunTimes: decode_ns and merge_ns are the work of those launches averaged over the workers, so that
+/// dispatch_ns = total - decode - merge holds fork, join and the idle tails.
+class CpuBackend final : public Backend {
+ public:
+  /// Errors: those of make_cpu_backend.
+  static Result<std::unique_ptr<CpuBackend>> create(const CpuOptions& options);
+
+  [[nodiscard]] std::string_view name() const override { return "cpu"; }
+  [[nodiscard]] std::string describe() const override;
+  [[nodiscard]] Capabilities capabilities() const override;
+  [[nodiscard]] std::int32_t num_workers() const override { return pool_->num_workers(); }
+  Status reserve(const Plan& plan) override;
+  Result<RunTimes> run(const Plan& plan, const RunArgs& args) override;
+
+  /// The instruction set of the kernels that run() calls, as those kernels were compiled.
+  [[nodiscard]] Isa isa() const { return kernels_->isa; }
+  [[nodiscard]] const KernelTable& kernels() const { return *kernels_; }
+  [[nodiscard]] WorkerPool& pool() { return *pool_; }
+  [[nodiscard]] const Topology& topology() const { return topology_; }
+
+  /// As the functions of probe.h, on this backend's workers: the denominator of its speed.
+  Result<ProbeResult> paged_read_probe(const BatchState& batch, const PagedKv& kv);
+  Result<ProbeResult> read_probe(const AlignedBuffer& buffer, const ReadPattern& pattern);
+
+ private:
+  CpuBackend(Topology topology, std::unique_ptr<WorkerPool> pool, const KernelTable* kernels);
+
+  Topology topology_;
+  std::unique_ptr<WorkerPool> pool_;
+  const KernelTable* kernels_;
+  AlignedBuffer partials_;  // ml of all slots, then acc of all slots
+  AlignedBuffer scratch_;   // [num_workers][scratch_stride_]
+  std::int64_t scratch_stride_ = 0;
+};
+
+}  // namespace pkv

@@ -1,0 +1,78 @@
+// What the compiled kernels of one instruction set offer, and the arguments they take. Plain data.
+// Not here: SIMD code (kernels.cc and the *_inl.h files), workers, validation.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+
+#include "persistentkv/backend.h"
+#include "persistentkv/cpu.h"
+#include "persistentkv/partial_state.h"
+#include "persistentkv/plan.h"
+
+namespace pkv {
+
+/// Tokens of a kernel's tile: two pages of 16. 16 lose 3 to 10%, 64 are equal (cpu_facts.md).
+inline constexpr std::int32_t kTileTokens = 32;
+/// Lanes of the widest vector: every row of scratch is padded to a multiple of it.
+inline constexpr std::int32_t kMaxLanes = 16;
+
+/// One step as the kernels see it: validated, the same for all tasks.
+struct StepArgs {
+  AttentionShape shape;
+  float scale = 1.0F;
+  BlockTable block_table;
+  QueryView q;
+  PagedKv kv;
+  OutputView out;
+  float* lse = nullptr;           // [num_rows][num_q_heads]; null: not wanted
+  const float* sinks = nullptr;   // [num_q_heads]; null: none
+  PartialStates partials;
+};
+
+/// What one worker needs besides its registers, sized for a plan. Every array is 64-byte aligned.
+struct Scratch {
+  float* q = nullptr;             // [heads][padded_dim], scaled
+  float* acc = nullptr;           // [heads][padded_dim]
+  float* p = nullptr;             // [heads][kTileTokens]: logits, then weights
+  float* m = nullptr;             // [heads][kMaxLanes]
+  float* l = nullptr;             // [heads][kMaxLanes]
+  float* factors = nullptr;       // [max_splits]
+  std::int64_t* lines = nullptr;  // [2][max_tile_line_pairs]: what to prefetch of K, of V
+
+  /// heads: query heads of a task; splits: of a merge range.
+  static Scratch make(std::byte* memory, const AttentionShape& shape, std::int32_t heads, std::int32_t splits);
+  static std::int64_t bytes(const AttentionShape& shape, std::int32_t heads, std::int32_t splits);
+};
+
+/// Floats of a head's row in scratch.
+constexpr std::int32_t padded_dim(std::int32_t head_dim) { return (head_dim + kMaxLanes - 1) / kMaxLanes * kMaxLanes; }
+
+/// Four streams of `bytes` bytes each, read side by side.
+struct ReadStreams {
+  const std::byte* current[4];
+  /// What is read next, to be prefetched; its bytes may lie anywhere that is mapped.
+  const std::byte* next[4];
+};
+
+/// The kernels of one instruction set.
+struct KernelTable {
+  Isa isa = Isa::kPortable;
+  /// Bytes of a vector register as compiled: 64 for AVX-512, 32 for AVX2, 16 for the portable path.
+  std::int32_t vector_bytes = 0;
+  /// A task: writes its output, or its partial states.
+  void (*decode)(const StepArgs& args, const Task& task, const Scratch& scratch) = nullptr;
+  /// One KV head of a merge range: writes its output.
+  void (*merge)(const StepArgs& args, const MergeRange& range, std::int32_t kv_head, const Scratch& scratch) = nullptr;
+  /// Sum of the 32-bit words of four streams; bytes is a multiple of 256.
+  std::uint32_t (*read_streams)(const ReadStreams& streams, std::int64_t bytes) = nullptr;
+  /// Sum of the 32-bit words of `bytes` bytes, any multiple of 4, at any address.
+  std::uint32_t (*read_bytes)(const std::byte* data, std::int64_t bytes) = nullptr;
+};
+
+/// The kernels compiled for an instruction set, if the build has them and this CPU runs them.
+const KernelTable* find_kernels(Isa isa);
+
+}  // namespace pkv
