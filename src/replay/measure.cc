@@ -1,0 +1,250 @@
+// Needs are added up and compared with the machine before anything is allocated.
+#include "replay/measure.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "base/clock.h"
+#include "replay/crew.h"
+#include "replay/kv_pool.h"
+#include "replay/memory.h"
+#include "replay/mlp_proxy.h"
+#include "replay/session.h"
+
+namespace pkv {
+namespace {
+
+/// Bytes of everything large that a run allocates.
+struct Needs {
+  std::int64_t page_bytes = 0;
+  std::int64_t pool_pages = 0;
+  std::int64_t mlp_bytes = 0;
+  /// Blocks of random values.
+  std::int64_t block_bytes = 0;
+
+  [[nodiscard]] std::int64_t other_bytes() const { return saturating_add(mlp_bytes, block_bytes); }
+};
+
+Status check_dtype(DType dtype, const Capabilities& can, const Backend& backend, std::string_view what) {
+  const bool supported =
+      (dtype == DType::kF32 && can.f32) || (dtype == DType::kF16 && can.f16) || (dtype == DType::kBF16 && can.bf16);
+  if (supported) {
+    return {};
+  }
+  return Error{ErrorCode::kUnsupported,
+               fmt::format("{} is not supported by the {} backend", dtype_name(dtype), backend.name()),
+               std::string(what)};
+}
+
+Status check_support(const RunOptions& options, const Backend& backend) {
+  const Capabilities can = backend.capabilities();
+  PKV_RETURN_IF_ERROR(validate_shape_support(options.shape, can, backend.name()));
+  PKV_RETURN_IF_ERROR(check_dtype(options.kv_dtype, can, backend, "kv dtype"));
+  return check_dtype(options.query_dtype.value_or(options.kv_dtype), can, backend, "query dtype");
+}
+
+/// Pages and bytes that fit the budget, or the error that says what does not.
+Result<Needs> plan_memory(const RunOptions& options, const KvLayout& layout, const StepSource& source) {
+  Needs needs;
+  needs.page_bytes = KvPool::page_bytes(layout, options.kv_dtype);
+  needs.mlp_bytes = options.mlp ? MlpLayer::needed_bytes(options.shape, *options.mlp) : 0;
+  const DType query_dtype = options.query_dtype.value_or(options.kv_dtype);
+  needs.block_bytes = RandomBlock::block_bytes(options.kv_dtype) +
+                      (query_dtype == options.kv_dtype ? 0 : RandomBlock::block_bytes(query_dtype));
+  const std::int64_t budget = memory_budget_bytes(options.memory_limit_bytes);
+  const std::int64_t trace_bytes = saturating_mul(source.num_physical_pages(), needs.page_bytes);
+  PKV_RETURN_IF_ERROR(check_memory(saturating_add(trace_bytes, needs.other_bytes()), budget,
+                                   fmt::format("a pool of {} pages", source.num_physical_pages())));
+  needs.pool_pages = choose_pool_pages(source.num_physical_pages(), needs.page_bytes, last_level_cache_bytes(),
+                                       budget - needs.other_bytes());
+  return needs;
+}
+
+PageRotation choose_rotation(const StepSource& source, std::int64_t pool_pages) {
+  const std::int64_t stride = source.num_physical_pages();
+  if (source.reads_every_page() && stride < pool_pages) {
+    return {pool_pages, stride};
+  }
+  return PageRotation::spread(pool_pages);
+}
+
+void note_small_pool(std::int64_t pool_bytes, RunRecords& records) {
+  const std::int64_t cache_bytes = last_level_cache_bytes();
+  if (pool_bytes < saturating_mul(4, cache_bytes)) {
+    records.notes.push_back(
+        fmt::format("memory allowed a pool of {} MiB only, less than 4 times the last-level cache ({} MiB): part of "
+                    "the K,V read may have come from the cache",
+                    pool_bytes >> 20, cache_bytes >> 20));
+  }
+}
+
+/// Everything that a session works with, made in the order that affinity asks for: the crew and its
+/// proxy before the backend pins this thread.
+Result<RunRecords> execute_on(const RunOptions& options, StepSource& source, Backend* callers_backend,
+                              RunObserver& observer, RunRecords records) {
+  const auto layout = KvLayout::make(options.order, options.packing, records.page_size, options.shape);
+  if (!layout.ok()) {
+    return layout.error();
+  }
+  const auto needs = plan_memory(options, *layout, source);
+  if (!needs.ok()) {
+    return needs.error();
+  }
+  Crew crew;
+  std::unique_ptr<Backend> own_backend;
+  if (callers_backend == nullptr) {
+    auto made = make_cpu_backend(options.cpu);
+    if (!made.ok()) {
+      return made.error();
+    }
+    own_backend = std::move(*made);
+  }
+  Backend& backend = callers_backend != nullptr ? *callers_backend : *own_backend;
+  PKV_RETURN_IF_ERROR(check_support(options, backend));
+  observer.on_progress({.phase = RunPhase::kPreparing, .done = 0, .total = source.max_steps(), .num_rows = 0});
+
+  const RandomBlock kv_block(options.kv_dtype, options.data_seed);
+  const DType query_dtype = options.query_dtype.value_or(options.kv_dtype);
+  std::optional<RandomBlock> other_block;
+  if (query_dtype != options.kv_dtype) {
+    other_block.emplace(query_dtype, options.data_seed);
+  }
+  const auto pool = KvPool::make(*layout, options.kv_dtype, needs->pool_pages, kv_block, crew);
+  if (!pool.ok()) {
+    return pool.error();
+  }
+  std::unique_ptr<MlpLayer> mlp;
+  if (options.mlp) {
+    auto made = MlpLayer::make(options.shape, *options.mlp, options.data_seed, crew);
+    if (!made.ok()) {
+      return made.error();
+    }
+    mlp = std::move(*made);
+  }
+  const std::int64_t pool_bytes = needs->pool_pages * needs->page_bytes;
+  records.pool_pages = needs->pool_pages;
+  records.memory_bytes = pool_bytes + needs->mlp_bytes;
+  records.backend = backend.describe();
+  records.num_workers = backend.num_workers();
+  note_small_pool(pool_bytes, records);
+
+  Session session({.options = options,
+                   .backend = backend,
+                   .pool = *pool,
+                   .rotation = choose_rotation(source, needs->pool_pages),
+                   .query_block = other_block ? *other_block : kv_block,
+                   .mlp = mlp.get(),
+                   .crew = crew,
+                   .observer = observer},
+                  records);
+  const Status status = session.run(source);
+  if (!status.ok()) {
+    records.error = status.error();
+  }
+  return records;
+}
+
+}  // namespace
+
+RunRecords begin_records(const RunOptions& options, std::int32_t page_size, const StepSource& source,
+                         RunRecords records) {
+  records.shape = options.shape;
+  records.page_size = page_size;
+  records.order = options.order;
+  records.packing = options.packing;
+  records.kv_dtype = options.kv_dtype;
+  records.query_dtype = options.query_dtype.value_or(options.kv_dtype);
+  records.physical_pages = source.num_physical_pages();
+  for (const RouteChoice& choice : options.routes) {
+    records.routes.push_back(
+        {.name = std::string(route_name(choice.route)), .splits = choice.splits, .steps = {}, .errors = {}});
+  }
+  const auto baseline = std::find_if(options.routes.begin(), options.routes.end(),
+                                     [&](const RouteChoice& choice) { return choice.route == options.baseline; });
+  records.baseline_idx =
+      baseline == options.routes.end() ? 0 : static_cast<std::size_t>(baseline - options.routes.begin());
+  return records;
+}
+
+namespace {
+
+/// One step planned by every route, in rotating order as in execution.
+Status plan_step(const RunOptions& options, const StepRows& rows, std::size_t first,
+                 std::vector<RoutePlanner>& planners, RunRecords& records) {
+  std::vector<StepRecord> done(planners.size());
+  for (std::size_t i = 0; i < planners.size(); ++i) {
+    const std::size_t route_idx = (first + i) % planners.size();
+    const std::int64_t begin_ns = now_ns();
+    const auto batch = make_batch(rows, rows.kv_indices, options.shape, records.page_size, records.physical_pages);
+    if (!batch.ok()) {
+      return batch.error();
+    }
+    const auto record = planners[route_idx].plan(*batch, options.kv_dtype, rows.step_idx, begin_ns);
+    if (!record.ok()) {
+      return record.error();
+    }
+    done[route_idx] = *record;
+  }
+  for (std::size_t i = 0; i < planners.size(); ++i) {
+    records.routes[i].steps.push_back(done[i]);
+  }
+  return {};
+}
+
+Status plan_all(const RunOptions& options, StepSource& source, std::vector<RoutePlanner>& planners,
+                RunObserver& observer, RunRecords& records) {
+  StepRows rows;
+  for (std::int64_t measured = 0;; ++measured) {
+    if (observer.cancelled()) {
+      records.interrupted = true;
+      return {};
+    }
+    const Result<bool> more = source.next(rows);
+    if (!more.ok()) {
+      return more.error();
+    }
+    if (!*more) {
+      return {};
+    }
+    PKV_RETURN_IF_ERROR(
+        plan_step(options, rows, static_cast<std::size_t>(measured) % planners.size(), planners, records));
+    observer.on_progress({.phase = RunPhase::kMeasuring,
+                          .done = measured + 1,
+                          .total = source.max_steps(),
+                          .num_rows = static_cast<std::int32_t>(rows.seq_lens.size())});
+  }
+}
+
+}  // namespace
+
+Result<RunRecords> plan_steps(const RunOptions& options, StepSource& source, std::int32_t num_workers,
+                              RunObserver& observer, RunRecords records) {
+  if (num_workers < 1) {
+    return Error{ErrorCode::kInvalidArgument, fmt::format("{} SMs or workers, must be at least 1", num_workers), "sms"};
+  }
+  records.mode = RunMode::kPlanOnly;
+  records.num_workers = num_workers;
+  std::vector<RoutePlanner> planners;
+  for (const RouteChoice& choice : options.routes) {
+    planners.emplace_back(choice, num_workers);
+  }
+  const Status status = plan_all(options, source, planners, observer, records);
+  if (!status.ok()) {
+    records.error = status.error();
+  }
+  return records;
+}
+
+Result<RunRecords> execute_steps(const RunOptions& options, StepSource& source, RunObserver& observer,
+                                 RunRecords records) {
+  return execute_on(options, source, nullptr, observer, std::move(records));
+}
+
+Result<RunRecords> execute_steps(const RunOptions& options, StepSource& source, Backend& backend, RunObserver& observer,
+                                 RunRecords records) {
+  return execute_on(options, source, &backend, observer, std::move(records));
+}
+
+}  // namespace pkv

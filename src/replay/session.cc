@@ -1,0 +1,292 @@
+// The loop over steps, and what each participant does in one.
+#include "replay/session.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "base/clock.h"
+#include "base/random.h"
+#include "exec/cpu/cpu_backend.h"
+#include "replay/oracle.h"
+
+namespace pkv {
+namespace {
+
+std::vector<float> random_sinks(const RunOptions& options) {
+  std::vector<float> sinks;
+  if (options.shape.sinks == Sinks::kPerQueryHead) {
+    SplitMix64 random(options.data_seed + 1);
+    sinks.resize(static_cast<std::size_t>(options.shape.num_q_heads));
+    std::generate(sinks.begin(), sinks.end(), [&] { return random.normal(); });
+  }
+  return sinks;
+}
+
+}  // namespace
+
+RoutePlanner::RoutePlanner(const RouteChoice& choice, std::int32_t num_workers) {
+  options_.route = choice.route;
+  options_.splits = choice.splits;
+  options_.num_workers = num_workers;
+}
+
+Result<StepRecord> RoutePlanner::plan(const BatchState& batch, DType kv_dtype, std::int64_t step_idx,
+                                      std::int64_t begin_ns) {
+  auto plan = make_plan(batch, options_, std::move(plan_));
+  if (!plan.ok()) {
+    return plan.error();
+  }
+  plan_ = std::move(*plan);
+  StepRecord record;
+  record.plan_ns = now_ns() - begin_ns;
+  record.step_idx = step_idx;
+  record.route = options_.route;
+  record.num_rows = batch.num_rows();
+  record.max_splits = plan_.max_splits();
+  record.counters = plan_.counters();
+  record.useful_kv_bytes = kv_bytes(batch.attended_tokens(), batch.shape(), kv_dtype);
+  return record;
+}
+
+Result<BatchState> make_batch(const StepRows& rows, std::span<const std::int32_t> page_ids, const AttentionShape& shape,
+                              std::int32_t page_size, std::int64_t num_pages) {
+  const auto table = BlockTable::csr(rows.kv_indptr, page_ids);
+  if (!table.ok()) {
+    return table.error();
+  }
+  return BatchState::make({.shape = shape,
+                           .page_size = page_size,
+                           .seq_lens = rows.seq_lens,
+                           .block_table = *table,
+                           .num_pages = num_pages});
+}
+
+Session::Session(const SessionParts& parts, RunRecords& records)
+    : parts_(parts),
+      records_(records),
+      has_probe_(dynamic_cast<CpuBackend*>(&parts.backend) != nullptr),
+      sinks_(random_sinks(parts.options)) {
+  for (const RouteChoice& choice : parts.options.routes) {
+    planners_.emplace_back(choice, parts.backend.num_workers());
+  }
+  step_records_.resize(planners_.size());
+}
+
+Status Session::run(StepSource& source) {
+  total_steps_ = source.max_steps();
+  Status status = run_steps(source);
+  if (!status.ok() && status.error().code == ErrorCode::kCancelled) {
+    records_.interrupted = true;
+    return {};
+  }
+  return status;
+}
+
+Status Session::run_steps(StepSource& source) {
+  const Error cancelled{ErrorCode::kCancelled, "stopped by the caller", "replay"};
+  StepRows rows;
+  while (!parts_.observer.cancelled()) {
+    const Result<bool> more = source.next(rows);
+    if (!more.ok()) {
+      return more.error();
+    }
+    if (!*more) {
+      return {};
+    }
+    prepare(rows);
+    if (measured_ == 0) {
+      PKV_RETURN_IF_ERROR(warm_up(rows));
+    }
+    PKV_RETURN_IF_ERROR(measure(rows));
+    if (verifies(measured_ - 1)) {
+      report(RunPhase::kVerifying, rows);
+      PKV_RETURN_IF_ERROR(verify(rows));
+    }
+    report(RunPhase::kMeasuring, rows);
+  }
+  return cancelled;
+}
+
+void Session::prepare(const StepRows& rows) {
+  const AttentionShape& shape = parts_.options.shape;
+  const auto elements = static_cast<std::int64_t>(rows.seq_lens.size()) * shape.num_q_heads * shape.head_dim;
+  const DType dtype = parts_.query_block.dtype();
+  out_.resize(static_cast<std::size_t>(elements));
+  queries_.resize(static_cast<std::size_t>(elements * dtype_bytes(dtype)));
+  parts_.query_block.fill(queries_.data(), elements, static_cast<std::uint64_t>(rows.step_idx) + 1);
+}
+
+Status Session::warm_up(const StepRows& rows) {
+  for (std::int32_t i = 0; i < parts_.options.warmup_steps; ++i) {
+    report(RunPhase::kWarmup, rows);
+    if (parts_.observer.cancelled()) {
+      return Error{ErrorCode::kCancelled, "stopped by the caller", "warm-up"};
+    }
+    PKV_RETURN_IF_ERROR(execute_all(rows, 0));
+  }
+  return {};
+}
+
+Status Session::measure(const StepRows& rows) {
+  const std::size_t participants = planners_.size() + (has_probe_ ? 1 : 0);
+  PKV_RETURN_IF_ERROR(execute_all(rows, static_cast<std::size_t>(measured_) % participants));
+  keep_step();
+  return {};
+}
+
+Status Session::execute_all(const StepRows& rows, std::size_t first) {
+  const std::size_t participants = planners_.size() + (has_probe_ ? 1 : 0);
+  for (std::size_t i = 0; i < participants; ++i) {
+    const std::size_t participant = (first + i) % participants;
+    PKV_RETURN_IF_ERROR(participant < planners_.size() ? execute_route(rows, participant) : execute_probe(rows));
+  }
+  return execute_mlp(rows);
+}
+
+Status Session::execute_route(const StepRows& rows, std::size_t route_idx) {
+  const RunOptions& options = parts_.options;
+  const PagedKv& kv = parts_.pool.view();
+  parts_.rotation.next(rows.kv_indices, shifted_ids_);
+  const std::int64_t begin_ns = now_ns();
+  const auto batch = make_batch(rows, shifted_ids_, options.shape, kv.layout.page_size, kv.num_pages);
+  if (!batch.ok()) {
+    return batch.error();
+  }
+  auto record = planners_[route_idx].plan(*batch, kv.dtype, rows.step_idx, begin_ns);
+  if (!record.ok()) {
+    return record.error();
+  }
+  const Plan& plan = planners_[route_idx].current();
+  PKV_RETURN_IF_ERROR(parts_.backend.reserve(plan));
+  const Result<RunTimes> times = parts_.backend.run(plan, run_args(*batch));
+  if (!times.ok()) {
+    return times.error();
+  }
+  record->wall_ns = now_ns() - begin_ns;
+  record->run = *times;
+  step_records_[route_idx] = *record;
+  return {};
+}
+
+Status Session::execute_probe(const StepRows& rows) {
+  const PagedKv& kv = parts_.pool.view();
+  parts_.rotation.next(rows.kv_indices, shifted_ids_);
+  const auto batch = make_batch(rows, shifted_ids_, parts_.options.shape, kv.layout.page_size, kv.num_pages);
+  if (!batch.ok()) {
+    return batch.error();
+  }
+  const auto probe = dynamic_cast<CpuBackend&>(parts_.backend).paged_read_probe(*batch, kv);
+  if (!probe.ok()) {
+    return probe.error();
+  }
+  step_probe_ = {.bytes = probe->bytes, .elapsed_ns = probe->ns};
+  return {};
+}
+
+Status Session::execute_mlp(const StepRows& rows) {
+  if (parts_.mlp == nullptr) {
+    return {};
+  }
+  const auto elapsed_ns = parts_.mlp->run(static_cast<std::int32_t>(rows.seq_lens.size()));
+  if (!elapsed_ns.ok()) {
+    return elapsed_ns.error();
+  }
+  step_mlp_ns_ = *elapsed_ns;
+  return {};
+}
+
+void Session::keep_step() {
+  for (std::size_t i = 0; i < planners_.size(); ++i) {
+    records_.routes[i].steps.push_back(step_records_[i]);
+  }
+  if (has_probe_) {
+    records_.probe.push_back(step_probe_);
+  }
+  if (parts_.mlp != nullptr) {
+    records_.mlp_ns.push_back(step_mlp_ns_);
+  }
+  ++measured_;
+}
+
+bool Session::verifies(std::int64_t measured_idx) const {
+  switch (parts_.options.verify) {
+    case VerifyMode::kOff: return false;
+    case VerifyMode::kSample: return measured_idx % parts_.options.sample_stride == 0;
+    case VerifyMode::kEvery: return true;
+  }
+  return true;
+}
+
+Status Session::verify(const StepRows& rows) {
+  const PagedKv& kv = parts_.pool.view();
+  parts_.rotation.next(rows.kv_indices, shifted_ids_);
+  const auto batch = make_batch(rows, shifted_ids_, parts_.options.shape, kv.layout.page_size, kv.num_pages);
+  if (!batch.ok()) {
+    return batch.error();
+  }
+  const RunArgs args = run_args(*batch);
+  const auto expected = oracle_outputs(args, parts_.crew, [&] { return parts_.observer.cancelled(); });
+  if (!expected) {
+    return Error{ErrorCode::kCancelled, "stopped by the caller", "verification"};
+  }
+  for (std::size_t i = 0; i < planners_.size(); ++i) {
+    PKV_RETURN_IF_ERROR(verify_route(args, *expected, i, rows.step_idx));
+  }
+  return {};
+}
+
+Status Session::verify_route(const RunArgs& args, std::span<const double> expected, std::size_t route_idx,
+                             std::int64_t step_idx) {
+  // Outputs that a route forgets to write must not keep another route's values.
+  std::fill(out_.begin(), out_.end(), std::numeric_limits<float>::quiet_NaN());
+  PKV_RETURN_IF_ERROR(parts_.backend.reserve(planners_[route_idx].current()));
+  const Result<RunTimes> times = parts_.backend.run(planners_[route_idx].current(), args);
+  if (!times.ok()) {
+    return times.error();
+  }
+  RouteRecords& route = records_.routes[route_idx];
+  Comparison found = compare_outputs(out_, expected, parts_.options.shape, Tolerance::of(args.kv.dtype, args.q.dtype));
+  ErrorStats stats = route.errors.value_or(ErrorStats{});
+  stats.num_steps += 1;
+  stats.num_values += found.num_values;
+  stats.max_abs = std::max(stats.max_abs, found.max_abs);
+  stats.sum_abs += found.sum_abs;
+  route.errors = stats;
+  if (!found.worst) {
+    return {};
+  }
+  found.worst->step_idx = step_idx;
+  found.worst->route = route.name;
+  return fail_verification(*std::move(found.worst));
+}
+
+Status Session::fail_verification(Mismatch mismatch) {
+  records_.mismatch = mismatch;
+  return Error{ErrorCode::kMismatch,
+               fmt::format("got {:.9g}, expected {:.9g}, error limit {:.1e}", mismatch.actual, mismatch.expected,
+                           mismatch.limit),
+               fmt::format("step {}, route {}, row {}, query head {}, element {}", mismatch.step_idx, mismatch.route,
+                           mismatch.row, mismatch.q_head, mismatch.element)};
+}
+
+RunArgs Session::run_args(const BatchState& batch) {
+  const AttentionShape& shape = parts_.options.shape;
+  RunArgs args;
+  args.batch = batch;
+  args.q = dense_queries(queries_.data(), parts_.query_block.dtype(), shape);
+  args.kv = parts_.pool.view();
+  args.out = dense_outputs(out_.data(), DType::kF32, shape);
+  args.sinks = sinks_;
+  return args;
+}
+
+void Session::report(RunPhase phase, const StepRows& rows) const {
+  parts_.observer.on_progress({.phase = phase,
+                               .done = measured_,
+                               .total = total_steps_,
+                               .num_rows = static_cast<std::int32_t>(rows.seq_lens.size())});
+}
+
+}  // namespace pkv

@@ -1,0 +1,96 @@
+// Session: the routes of one run side by side over the same steps, measured and verified.
+// Not here: where steps come from (step_source.h), what is allocated (measure.cc).
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "persistentkv/backend.h"
+#include "replay/crew.h"
+#include "replay/kv_pool.h"
+#include "replay/mlp_proxy.h"
+#include "replay/observer.h"
+#include "replay/options.h"
+#include "replay/random_data.h"
+#include "replay/step_source.h"
+#include "report/records.h"
+
+namespace pkv {
+
+/// One route's plans, step after step; the memory of the last plan is recycled.
+class RoutePlanner {
+ public:
+  RoutePlanner(const RouteChoice& choice, std::int32_t num_workers);
+
+  /// Plans a step and fills in step, route, rows, counters, bytes and plan_ns. `begin_ns` is when
+  /// validation of the batch began.
+  Result<StepRecord> plan(const BatchState& batch, DType kv_dtype, std::int64_t step_idx, std::int64_t begin_ns);
+  [[nodiscard]] const Plan& current() const { return plan_; }
+
+ private:
+  PlanOptions options_;
+  Plan plan_;
+};
+
+/// A batch over a step's rows with the given page ids. Errors: as BatchState::make.
+Result<BatchState> make_batch(const StepRows& rows, std::span<const std::int32_t> page_ids, const AttentionShape& shape,
+                              std::int32_t page_size, std::int64_t num_pages);
+
+/// What a session works with; all of it outlives the session.
+struct SessionParts {
+  const RunOptions& options;
+  Backend& backend;
+  const KvPool& pool;
+  PageRotation rotation;
+  const RandomBlock& query_block;
+  /// Null without the proxy.
+  MlpLayer* mlp;
+  Crew& crew;
+  RunObserver& observer;
+};
+
+class Session {
+ public:
+  Session(const SessionParts& parts, RunRecords& records);
+
+  /// Runs the source to its end. On an error or cancellation the records hold the complete steps.
+  Status run(StepSource& source);
+
+ private:
+  Status run_steps(StepSource& source);
+  void prepare(const StepRows& rows);
+  Status warm_up(const StepRows& rows);
+  Status measure(const StepRows& rows);
+  Status execute_all(const StepRows& rows, std::size_t first);
+  Status execute_route(const StepRows& rows, std::size_t route_idx);
+  Status execute_probe(const StepRows& rows);
+  Status execute_mlp(const StepRows& rows);
+  Status verify(const StepRows& rows);
+  Status verify_route(const RunArgs& args, std::span<const double> expected, std::size_t route_idx,
+                      std::int64_t step_idx);
+  Status fail_verification(Mismatch mismatch);
+  void keep_step();
+  [[nodiscard]] bool verifies(std::int64_t measured_idx) const;
+  [[nodiscard]] RunArgs run_args(const BatchState& batch);
+  void report(RunPhase phase, const StepRows& rows) const;
+
+  SessionParts parts_;
+  RunRecords& records_;
+  std::vector<RoutePlanner> planners_;
+  bool has_probe_ = false;
+  std::optional<std::int64_t> total_steps_;
+  std::int64_t measured_ = 0;
+
+  std::vector<float> sinks_;
+  std::vector<std::uint8_t> queries_;
+  std::vector<float> out_;
+  std::vector<std::int32_t> shifted_ids_;
+  // The step in progress; moved into the records only when every participant has finished it.
+  std::vector<StepRecord> step_records_;
+  ReadSample step_probe_;
+  std::int64_t step_mlp_ns_ = 0;
+};
+
+}  // namespace pkv
