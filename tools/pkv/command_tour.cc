@@ -1,0 +1,125 @@
+// pkv tour, the main job: five serving traces by every route, one table, one advice.
+// Not here: measuring (src/replay), tables (src/report).
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <memory>
+#include <vector>
+
+#include "commands.h"
+#include "replay/replay.h"
+#include "report/report.h"
+#include "run_arguments.h"
+#include "run_outcome.h"
+#include "trace/generators.h"
+#include "trace_arguments.h"
+
+namespace pkv::cli {
+namespace {
+
+constexpr const char* kExamples =
+    "Examples:\n"
+    "  pkv tour\n"
+    "  pkv tour --steps 48 --verify every\n"
+    "  pkv tour --routes row,workqueue,pages --threads 2 --json tour.json";
+
+// The paper's serving mixes (paper, "The published results").
+struct Stop {
+  PaperFamily family;
+  std::int32_t max_active;
+  std::int32_t num_requests;
+};
+constexpr Stop kStops[] = {{PaperFamily::kBimodal, 8, 24},
+                           {PaperFamily::kUniform, 8, 24},
+                           {PaperFamily::kZipf, 8, 24},
+                           {PaperFamily::kBimodal, 4, 24},
+                           {PaperFamily::kBucketed, 1, 16}};
+
+// Enough for a stable median, few enough for 90 s with the build done (2 cores, 30 GB/s).
+constexpr std::int64_t kDefaultSteps = 16;
+
+struct Arguments {
+  std::optional<std::int64_t> steps, seed;
+  std::optional<VerifyMode> verify;
+  RouteArguments routes;
+  WorkerArguments workers;
+  std::optional<std::int64_t> memory_limit;
+  std::optional<std::string> json;
+};
+
+RunOptions resolve_tour(const Arguments& arguments) {
+  RunArguments run;
+  run.routes = arguments.routes;
+  run.workers = arguments.workers;
+  run.measure.verify = arguments.verify;
+  run.measure.memory_limit = arguments.memory_limit;
+  return resolve(run, static_cast<std::uint64_t>(arguments.seed.value_or(kHeldOutSeed)));
+}
+
+RunRecords visit(const Stop& stop, const RunOptions& run, const Arguments& arguments, const std::string& label) {
+  const auto seed = static_cast<std::uint32_t>(arguments.seed.value_or(kHeldOutSeed));
+  const Trace trace = unwrap(make_paper_trace(
+      {.family = stop.family, .seed = seed, .num_requests = stop.num_requests, .max_active = stop.max_active}));
+  ReplayOptions options;
+  options.run = run;
+  options.trace_seed = seed;
+  options.max_steps = arguments.steps.value_or(kDefaultSteps);
+  options.admission.max_active = stop.max_active;
+  return observed([&](RunObserver& observer) { return replay(trace, options, observer); }, label);
+}
+
+struct Tour {
+  std::vector<SuiteEntry> entries;
+  RunRecords last;
+};
+
+// Goes on to the next stop only while nothing failed and nobody pressed Ctrl-C.
+Tour take_tour(const Arguments& arguments, const RunOptions& run) {
+  Tour tour;
+  for (const Stop& stop : kStops) {
+    const std::string label = fmt::format("{} {}", paper_family_name(stop.family), stop.max_active);
+    std::fprintf(stderr, "pkv: %zu of %zu: %s\n", tour.entries.size() + 1, std::size(kStops), label.c_str());
+    tour.last = visit(stop, run, arguments, label);
+    tour.entries.push_back({.label = label, .summary = summarize(tour.last)});
+    if (tour.last.interrupted || tour.last.error) break;
+  }
+  return tour;
+}
+
+int run(const Arguments& arguments) {
+  const RunOptions options = resolve_tour(arguments);
+  Output output(arguments.json);
+  const Tour tour = take_tour(arguments, options);
+  const RunSummary& first = tour.entries.front().summary;
+  output.json(suite_json(tour.entries));
+  output.text(fmt::format("{}; {}\n{}\n\n", first.shape, first.layout, first.backend));
+  output.text(suite_table(tour.entries, output.style()) + "\n");
+  output.text(suite_advice(tour.entries) + "\n");
+  report_early_end(tour.last);
+  return exit_code_of(tour.last);
+}
+
+}  // namespace
+
+Command add_tour(CLI::App& parent) {
+  CLI::App* app = parent.add_subcommand("tour", "The main job: five serving traces by every route (pkv alone does it)");
+  app->footer(kExamples);
+  auto arguments = std::make_shared<Arguments>();
+  Options options(*app);
+  options.integer({"--steps", "Measured steps a trace", fmt::format("{}", kDefaultSteps)}, arguments->steps,
+                  {.min = 1});
+  options.integer({"--seed", "Seed of the traces; 20260623 to 20260627 are held out", "20260623"}, arguments->seed,
+                  {.min = 0, .max = std::numeric_limits<std::uint32_t>::max()});
+  options.choice<VerifyMode>({"--verify", "Steps to compare with the float64 oracle", "sample"}, arguments->verify,
+                             {"every", "sample", "off"}, parse_verify_mode);
+  add_route_options(options, arguments->routes);
+  add_worker_options(options, arguments->workers);
+  options.bytes({"--memory-limit", "Memory that may be allocated", "what is available"}, arguments->memory_limit);
+  options.words({"--json", "Write the result as JSON; - is standard output, without the table", ""}, "FILE|-",
+                arguments->json);
+  return {app, [arguments] { return run(*arguments); }};
+}
+
+int run_default_tour() { return run(Arguments{}); }
+
+}  // namespace pkv::cli

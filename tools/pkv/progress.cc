@@ -1,0 +1,86 @@
+// Drawing, and the one signal handler.
+// Not here: what is measured (src/replay).
+#include "progress.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <csignal>
+#include <cstdio>
+
+#include "base/clock.h"
+
+namespace pkv::cli {
+namespace {
+
+constexpr std::int64_t kBarIntervalNs = 100'000'000;
+constexpr std::int64_t kLineIntervalNs = 5'000'000'000;
+constexpr std::int64_t kBarWidth = 30;
+
+// A signal handler can reach nothing but a static.
+volatile std::sig_atomic_t interrupt_count = 0;
+
+void on_interrupt(int /*signal*/) { interrupt_count = interrupt_count + 1; }
+
+std::string_view phase_text(RunPhase phase) {
+  switch (phase) {
+    case RunPhase::kPreparing: return "preparing";
+    case RunPhase::kWarmup: return "warming up";
+    case RunPhase::kMeasuring: return "measuring";
+    case RunPhase::kVerifying: return "verifying";
+  }
+  return "";
+}
+
+std::string bar(std::int64_t done, std::int64_t total) {
+  const std::int64_t filled = total > 0 ? std::clamp<std::int64_t>(done * kBarWidth / total, 0, kBarWidth) : 0;
+  return fmt::format("[{}{}] ", std::string(static_cast<std::size_t>(filled), '#'),
+                     std::string(static_cast<std::size_t>(kBarWidth - filled), '.'));
+}
+
+}  // namespace
+
+InterruptGuard::InterruptGuard() {
+  interrupt_count = 0;
+  struct sigaction action {};
+  action.sa_handler = on_interrupt;
+  // Reset: the second Ctrl-C has the system's own effect.
+  action.sa_flags = static_cast<int>(SA_RESETHAND | SA_RESTART);
+  sigaction(SIGINT, &action, nullptr);
+}
+
+InterruptGuard::~InterruptGuard() { std::signal(SIGINT, SIG_DFL); }
+
+bool InterruptGuard::interrupted() { return interrupt_count > 0; }
+
+ProgressObserver::ProgressObserver(std::string label)
+    : label_(std::move(label)), terminal_(::isatty(STDERR_FILENO) == 1), last_shown_ns_(now_ns()) {}
+
+ProgressObserver::~ProgressObserver() {
+  if (drawn_) std::fputs("\r\x1b[K", stderr);
+}
+
+void ProgressObserver::on_progress(const Progress& progress) {
+  const std::int64_t now = now_ns();
+  if (now - last_shown_ns_ < (terminal_ ? kBarIntervalNs : kLineIntervalNs)) return;
+  last_shown_ns_ = now;
+  std::string line = label_.empty() ? "" : label_ + ": ";
+  if (terminal_ && progress.total) line += bar(progress.done, *progress.total);
+  line += fmt::format("{} {}", phase_text(progress.phase), progress.done);
+  if (progress.total) line += fmt::format(" of {}", *progress.total);
+  if (progress.num_rows > 0) line += fmt::format(", {} rows", progress.num_rows);
+  show(line);
+}
+
+void ProgressObserver::show(const std::string& line) {
+  if (terminal_) {
+    std::fprintf(stderr, "\r\x1b[K%s", line.c_str());
+    drawn_ = true;
+  } else {
+    std::fprintf(stderr, "pkv: %s\n", line.c_str());
+  }
+  std::fflush(stderr);
+}
+
+}  // namespace pkv::cli

@@ -1,0 +1,277 @@
+// Arguments that replay, run and tour share, and how they become RunOptions.
+// Not here: traces (trace_arguments.cc).
+#include "run_arguments.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "exec/cpu/topology.h"
+
+namespace pkv::cli {
+namespace {
+
+constexpr std::int64_t kInt32Max = std::numeric_limits<std::int32_t>::max();
+constexpr std::int64_t kMaxThreads = 1024;
+constexpr std::int64_t kMaxSms = 65536;
+constexpr std::int64_t kMaxSplits = 1 << 20;
+constexpr std::int64_t kMaxWarmup = 1000000;
+constexpr std::int64_t kMaxMlpSize = 1 << 20;
+
+Result<KvPacking> parse_packing(std::string_view name) {
+  if (name == "separate") return KvPacking::kSeparate;
+  if (name == "packed") return KvPacking::kPacked;
+  return Error{};
+}
+
+Result<WaitMode> parse_wait(std::string_view name) {
+  if (name == "spin") return WaitMode::kSpin;
+  if (name == "sleep") return WaitMode::kSleep;
+  return Error{};
+}
+
+std::int32_t to_int32(std::optional<std::int64_t> value, std::int32_t fallback) {
+  return static_cast<std::int32_t>(value.value_or(fallback));
+}
+
+std::vector<std::string> route_names() {
+  std::vector<std::string> names;
+  for (const Route route : kAllRoutes) names.emplace_back(route_name(route));
+  return names;
+}
+
+Route parse_route_at(std::string_view option, const std::string& name) {
+  const Result<Route> route = parse_route(name);
+  if (!route.ok()) fail(std::string(option), unknown_name("route", name, route_names()));
+  return route.value();
+}
+
+RouteChoice& find_choice(std::vector<RouteChoice>& choices, Route route, std::string_view option) {
+  const auto found = std::find_if(choices.begin(), choices.end(), [&](const auto& c) { return c.route == route; });
+  if (found == choices.end())
+    fail(std::string(option), fmt::format("route '{}' is not one of --routes", route_name(route)));
+  return *found;
+}
+
+// "20" for all routes but row, which does not split.
+void set_all_splits(std::vector<RouteChoice>& choices, const std::string& text) {
+  const auto splits = static_cast<std::int32_t>(parse_int("--splits", text, {.min = 1, .max = kMaxSplits}));
+  for (RouteChoice& choice : choices) {
+    if (choice.route != Route::kRow) choice.splits = splits;
+  }
+  if (choices.size() == 1 && choices[0].route == Route::kRow && splits != 1) {
+    fail("--splits", fmt::format("{} has no effect: row, the only route, takes at most 1", splits));
+  }
+}
+
+// "bucket=32,workqueue=20".
+void set_named_splits(std::vector<RouteChoice>& choices, const std::string& text) {
+  for (const std::string& part : split_list("--splits", text)) {
+    const std::size_t equals = part.find('=');
+    if (equals == std::string::npos) {
+      fail("--splits", fmt::format("'{}' is neither N nor ROUTE=N (as in bucket=32,workqueue=20)", part));
+    }
+    const Route route = parse_route_at("--splits", part.substr(0, equals));
+    const std::int64_t max = route == Route::kRow ? 1 : kMaxSplits;
+    RouteChoice& choice = find_choice(choices, route, "--splits");
+    if (choice.splits) fail("--splits", fmt::format("route '{}' is given twice; at most once", route_name(route)));
+    choice.splits = static_cast<std::int32_t>(
+        parse_int(fmt::format("--splits {}", route_name(route)), part.substr(equals + 1), {.min = 1, .max = max}));
+  }
+}
+
+std::vector<RouteChoice> resolve_routes(const RouteArguments& arguments) {
+  std::vector<RouteChoice> choices;
+  for (const Route route : parse_routes("--routes", arguments.routes.value_or("all")))
+    choices.push_back({.route = route, .splits = std::nullopt});
+  if (arguments.splits) {
+    const bool named = arguments.splits->find_first_of("=,") != std::string::npos;
+    named ? set_named_splits(choices, *arguments.splits) : set_all_splits(choices, *arguments.splits);
+  }
+  return choices;
+}
+
+Route resolve_baseline(const RouteArguments& arguments, std::vector<RouteChoice>& choices) {
+  if (arguments.baseline) {
+    return find_choice(choices, parse_route_at("--baseline", *arguments.baseline), "--baseline").route;
+  }
+  return Route::kRow;  // the first route stands in when row is not measured
+}
+
+std::optional<MlpProxy> resolve_mlp(const std::optional<std::string>& text) {
+  if (!text) return std::nullopt;
+  const std::vector<std::string> sizes = split_list("--mlp", *text);
+  if (sizes.size() != 2)
+    fail("--mlp", fmt::format("'{}' has {} sizes; it must be HIDDEN,INTERMEDIATE", *text, sizes.size()));
+  const IntLimits limits{.min = 1, .max = kMaxMlpSize};
+  return MlpProxy{.hidden = static_cast<std::int32_t>(parse_int("--mlp hidden", sizes[0], limits)),
+                  .intermediate = static_cast<std::int32_t>(parse_int("--mlp intermediate", sizes[1], limits))};
+}
+
+// The library names its fields; users typed options.
+void check_shape(const AttentionShape& shape) {
+  const Status status = validate(shape);
+  if (status.ok()) return;
+  Error error = status.error();
+  constexpr std::pair<std::string_view, std::string_view> kOptions[] = {
+      {"num_kv_heads", "--kv-heads"},       {"num_q_heads", "--q-heads"},     {"head_dim", "--head-dim"},
+      {"softmax_scale", "--softmax-scale"}, {"logit_soft_cap", "--soft-cap"}, {"sliding_window_tokens", "--window"}};
+  for (const auto& [field, option] : kOptions) {
+    if (error.where == field) error.where = option;
+  }
+  throw Failure{std::move(error)};
+}
+
+AttentionShape resolve_shape(const ShapeArguments& arguments) {
+  AttentionShape shape;
+  shape.num_q_heads = to_int32(arguments.q_heads, shape.num_q_heads);
+  shape.num_kv_heads = to_int32(arguments.kv_heads, shape.num_kv_heads);
+  shape.head_dim = to_int32(arguments.head_dim, shape.head_dim);
+  if (arguments.softmax_scale) shape.softmax_scale = static_cast<float>(*arguments.softmax_scale);
+  if (arguments.soft_cap) shape.logit_soft_cap = static_cast<float>(*arguments.soft_cap);
+  if (arguments.window) shape.sliding_window_tokens = to_int32(arguments.window, 0);
+  shape.sinks = arguments.sinks.value_or(false) ? Sinks::kPerQueryHead : Sinks::kNone;
+  check_shape(shape);
+  return shape;
+}
+
+// Nothing is executed, so nothing that only execution would use may be given.
+void refuse_execution_options(const RunArguments& arguments) {
+  constexpr std::string_view kReason = "has no effect with --plan-only, which executes nothing";
+  refuse(arguments.shape.softmax_scale, "--softmax-scale", kReason);
+  refuse(arguments.shape.soft_cap, "--soft-cap", kReason);
+  refuse(arguments.shape.sinks, "--sinks", kReason);
+  refuse(arguments.kv.query_dtype, "--query-dtype", kReason);
+  refuse(arguments.kv.layout, "--layout", kReason);
+  refuse(arguments.kv.packing, "--packing", kReason);
+  refuse(arguments.workers.pin, "--pin/--no-pin", kReason);
+  refuse(arguments.workers.wait, "--wait", kReason);
+  refuse(arguments.workers.isa, "--isa", kReason);
+  refuse(arguments.measure.verify, "--verify", kReason);
+  refuse(arguments.measure.mlp, "--mlp", kReason);
+  refuse(arguments.measure.warmup, "--warmup", kReason);
+  refuse(arguments.measure.memory_limit, "--memory-limit", kReason);
+  refuse(arguments.routes.baseline, "--baseline", kReason);
+}
+
+void check_combinations(const RunArguments& arguments) {
+  const MeasureArguments& measure = arguments.measure;
+  if (!measure.plan_only.value_or(false)) {
+    refuse(measure.sms, "--sms", "needs --plan-only: executed plans are made for the workers of this machine");
+    return;
+  }
+  refuse_execution_options(arguments);
+  if (measure.sms && arguments.workers.threads)
+    fail("--threads", "cannot be combined with --sms: both set the workers to plan for");
+}
+
+}  // namespace
+
+void add_shape_options(Options& options, ShapeArguments& shape) {
+  options.integer({"--q-heads", "Query heads", "32"}, shape.q_heads, {.min = 1, .max = kMaxKvHeads * kMaxGroupSize});
+  options.integer({"--kv-heads", "KV heads; a divisor of the query heads", "8"}, shape.kv_heads,
+                  {.min = 1, .max = kMaxKvHeads});
+  options.integer({"--head-dim", "Head dimension, a multiple of 8", "128"}, shape.head_dim,
+                  {.min = kMinHeadDim, .max = kMaxHeadDim});
+  options.real({"--softmax-scale", "Factor of the logits", "1/sqrt(head dim)"}, shape.softmax_scale,
+               {.min = -1e6, .max = 1e6});
+  options.real({"--soft-cap", "Squash logits into (-X, X)", ""}, shape.soft_cap,
+               {.min = 0.0, .max = 1e6, .low = RealLimits::Low::kOpen});
+  options.integer({"--window", "Attend to the last N tokens only", ""}, shape.window, {.min = 1, .max = kInt32Max});
+  options.flag({"--sinks", "One attention sink a query head", ""}, shape.sinks);
+}
+
+void add_kv_options(Options& options, KvArguments& kv) {
+  options.integer({"--page-size", "Tokens a page", "16"}, kv.page_size, {.min = 1, .max = kMaxPageSize});
+  options.choice<DType>({"--dtype", "Element type of K and V", "f16"}, kv.dtype, {"f32", "f16", "bf16"}, parse_dtype);
+  options.choice<DType>({"--query-dtype", "Element type of queries", "as --dtype"}, kv.query_dtype,
+                        {"f32", "f16", "bf16"}, parse_dtype);
+  options.choice<KvOrder>({"--layout", "Order of axes inside a page", "HND"}, kv.layout, {"HND", "NHD"},
+                          parse_kv_order);
+  options.choice<KvPacking>({"--packing", "K and V in two tensors or in one", "separate"}, kv.packing,
+                            {"separate", "packed"}, parse_packing);
+  options.real({"--hole-fraction", "Share of physical pages that hold nothing", "0"}, kv.hole_fraction,
+               {.min = 0.0, .max = 1.0, .high = RealLimits::High::kOpen});
+  options.integer({"--page-seed", "Seed of the page permutation", "1"}, kv.page_seed, {});
+}
+
+void add_worker_options(Options& options, WorkerArguments& workers) {
+  options.integer({"--threads", "Workers", "physical cores"}, workers.threads, {.min = 1, .max = kMaxThreads});
+  options.flag({"--pin,!--no-pin", "Pin workers to cores (the default), or do not", ""}, workers.pin);
+  options.choice<WaitMode>({"--wait", "How workers wait between steps", "sleep"}, workers.wait, {"spin", "sleep"},
+                           parse_wait);
+  options.choice<Isa>({"--isa", "Instruction set of the kernels", "the best this CPU has"}, workers.isa,
+                      {"portable", "avx2", "avx512"}, parse_isa);
+}
+
+void add_route_options(Options& options, RouteArguments& routes) {
+  options.words({"--routes", "Routes: row, padded, bucket, split, workqueue, pages", "all"}, "all|LIST", routes.routes);
+  options.words({"--splits", "Splits of all routes but row, or of single ones", "the route chooses"}, "N|ROUTE=N,...",
+                routes.splits);
+  options.words({"--baseline", "Route that ratios are against", "row, or else the first"}, "ROUTE", routes.baseline);
+}
+
+void add_measure_options(Options& options, MeasureArguments& measure) {
+  options.choice<VerifyMode>({"--verify", "Steps to compare with the float64 oracle", "sample"}, measure.verify,
+                             {"every", "sample", "off"}, parse_verify_mode);
+  options.words({"--mlp", "Add a layer's projections and MLP of these sizes", ""}, "HIDDEN,INTERMEDIATE", measure.mlp);
+  options.integer({"--warmup", "Unmeasured executions of the first step", "2"}, measure.warmup,
+                  {.min = 0, .max = kMaxWarmup});
+  options.bytes({"--memory-limit", "Memory that may be allocated", "what is available"}, measure.memory_limit);
+  options.flag({"--plan-only", "Make plans and counters, execute nothing", ""}, measure.plan_only);
+  options.integer({"--sms", "With --plan-only: SMs or workers to plan for", "--threads"}, measure.sms,
+                  {.min = 1, .max = kMaxSms});
+}
+
+std::vector<Route> parse_routes(std::string_view option, std::string_view text) {
+  if (text == "all") return {std::begin(kAllRoutes), std::end(kAllRoutes)};
+  std::vector<Route> routes;
+  for (const std::string& name : split_list(option, text)) {
+    const Route route = parse_route_at(option, name);
+    if (std::find(routes.begin(), routes.end(), route) != routes.end()) {
+      fail(std::string(option), fmt::format("route '{}' is given twice; at most once", name));
+    }
+    routes.push_back(route);
+  }
+  return routes;
+}
+
+std::int32_t page_size_of(const KvArguments& kv) { return to_int32(kv.page_size, 16); }
+
+CpuOptions resolve_workers(const WorkerArguments& arguments) {
+  CpuOptions cpu;
+  if (arguments.threads) cpu.threads = to_int32(arguments.threads, 1);
+  cpu.pin = arguments.pin.value_or(cpu.pin);
+  cpu.wait = arguments.wait.value_or(cpu.wait);
+  cpu.isa = arguments.isa;
+  return cpu;
+}
+
+RunOptions resolve(const RunArguments& arguments, std::uint64_t data_seed) {
+  check_combinations(arguments);
+  RunOptions options;
+  options.shape = resolve_shape(arguments.shape);
+  options.order = arguments.kv.layout.value_or(options.order);
+  options.packing = arguments.kv.packing.value_or(options.packing);
+  options.kv_dtype = arguments.kv.dtype.value_or(options.kv_dtype);
+  options.query_dtype = arguments.kv.query_dtype;
+  options.routes = resolve_routes(arguments.routes);
+  options.baseline = resolve_baseline(arguments.routes, options.routes);
+  options.warmup_steps = to_int32(arguments.measure.warmup, options.warmup_steps);
+  options.verify = arguments.measure.verify.value_or(options.verify);
+  options.mlp = resolve_mlp(arguments.measure.mlp);
+  options.cpu = resolve_workers(arguments.workers);
+  options.data_seed = data_seed;
+  options.memory_limit_bytes = arguments.measure.memory_limit;
+  return options;
+}
+
+std::optional<std::int32_t> plan_only_workers(const RunArguments& arguments) {
+  if (!arguments.measure.plan_only.value_or(false)) return std::nullopt;
+  if (arguments.measure.sms) return to_int32(arguments.measure.sms, 1);
+  if (arguments.workers.threads) return to_int32(arguments.workers.threads, 1);
+  return unwrap(read_topology()).num_cores();
+}
+
+}  // namespace pkv::cli

@@ -1,0 +1,74 @@
+// Arguments that replay, run and tour share: shape, layout, routes, workers, verification.
+// Not here: traces (trace_arguments.h), measuring (src/replay).
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "options.h"
+#include "replay/options.h"
+
+namespace pkv::cli {
+
+/// As typed; unset is the default.
+struct ShapeArguments {
+  std::optional<std::int64_t> q_heads, kv_heads, head_dim, window;
+  std::optional<double> softmax_scale, soft_cap;
+  std::optional<bool> sinks;
+};
+
+struct KvArguments {
+  std::optional<std::int64_t> page_size, page_seed;
+  std::optional<DType> dtype, query_dtype;
+  std::optional<KvOrder> layout;
+  std::optional<KvPacking> packing;
+  std::optional<double> hole_fraction;
+};
+
+struct WorkerArguments {
+  std::optional<std::int64_t> threads;
+  std::optional<bool> pin;
+  std::optional<WaitMode> wait;
+  std::optional<Isa> isa;
+};
+
+struct RouteArguments {
+  std::optional<std::string> routes, splits, baseline;
+  std::optional<std::int64_t> heads_per_task;
+};
+
+struct MeasureArguments {
+  std::optional<VerifyMode> verify;
+  std::optional<std::string> mlp;
+  std::optional<std::int64_t> warmup, memory_limit;
+  std::optional<bool> plan_only;
+  std::optional<std::int64_t> sms;
+};
+
+struct RunArguments {
+  ShapeArguments shape;
+  KvArguments kv;
+  WorkerArguments workers;
+  RouteArguments routes;
+  MeasureArguments measure;
+};
+
+void add_shape_options(Options& options, ShapeArguments& shape);
+void add_kv_options(Options& options, KvArguments& kv);
+void add_worker_options(Options& options, WorkerArguments& workers);
+void add_route_options(Options& options, RouteArguments& routes);
+void add_measure_options(Options& options, MeasureArguments& measure);
+
+/// Defaults filled in, combinations checked. Fails on arguments that would have no effect.
+RunOptions resolve(const RunArguments& arguments, std::uint64_t data_seed);
+/// Workers or SMs to plan for, if --plan-only.
+std::optional<std::int32_t> plan_only_workers(const RunArguments& arguments);
+std::int32_t page_size_of(const KvArguments& kv);
+CpuOptions resolve_workers(const WorkerArguments& workers);
+
+/// "all" or "row,workqueue".
+std::vector<Route> parse_routes(std::string_view option, std::string_view text);
+
+}  // namespace pkv::cli
