@@ -85,7 +85,7 @@ using Status = Result<void>;
 /// Returns the error of a Status or Result expression to the caller, if it is one.
 #define PKV_RETURN_IF_ERROR(expression)                       \
   do {                                                        \
-    if (auto pkv_status_ = (expression); !pkv_status_.ok()) { \
+    if (auto&& pkv_status_ = (expression); !pkv_status_.ok()) { \
       return pkv_status_.error();                             \
     }                                                         \
   } while (false)
