@@ -45,7 +45,8 @@ Status validate(const AdmissionOptions& options) {
   if (!(options.step_seconds > 0.0 && std::isfinite(options.step_seconds))) {
     return invalid(fmt::format("step_seconds is {}, must be finite and above 0", options.step_seconds));
   }
-  if (options.pool_pages && (*options.pool_pages < 1 || *options.pool_pages > std::numeric_limits<std::int32_t>::max())) {
+  if (options.pool_pages &&
+      (*options.pool_pages < 1 || *options.pool_pages > std::numeric_limits<std::int32_t>::max())) {
     return invalid(fmt::format("pool_pages is {}, must be 1 to {}", *options.pool_pages,
                                std::numeric_limits<std::int32_t>::max()));
   }
@@ -67,17 +68,18 @@ Status validate_request(const Trace& trace, std::size_t i) {
   }
   const std::int64_t end = static_cast<std::int64_t>(request.prompt_len) + request.decode_len;
   if (end > std::numeric_limits<std::int32_t>::max()) {
-    return invalid(fmt::format("prompt_len + decode_len is {}, the limit is {}", end,
-                               std::numeric_limits<std::int32_t>::max()),
-                   place(trace, i));
+    return invalid(
+        fmt::format("prompt_len + decode_len is {}, the limit is {}", end, std::numeric_limits<std::int32_t>::max()),
+        place(trace, i));
   }
   if (!(request.arrival >= 0.0 && std::isfinite(request.arrival))) {
     return invalid(fmt::format("arrival is {}, must be finite and at least 0", request.arrival), place(trace, i));
   }
   if (i > 0 && request.arrival < trace.requests[i - 1].arrival) {
-    return invalid(fmt::format("arrival is {}, before that of the request in front of it ({}); order requests by arrival",
-                               request.arrival, trace.requests[i - 1].arrival),
-                   place(trace, i));
+    return invalid(
+        fmt::format("arrival is {}, before that of the request in front of it ({}); order requests by arrival",
+                    request.arrival, trace.requests[i - 1].arrival),
+        place(trace, i));
   }
   return {};
 }

@@ -76,10 +76,11 @@ class FcfsAdmission final : public Admission {
     for (std::size_t i = 0; i < trace_.requests.size(); ++i) {
       const Request& r = trace_.requests[i];
       if (const std::int64_t needed = peak_pages(r, page_size_); needed > pool_pages_) {
-        return Error{.code = ErrorCode::kResourceExhausted,
-                     .message = fmt::format("prompt_len {} and decode_len {} need {} pages of {} tokens, the pool has {}",
-                                            r.prompt_len, r.decode_len, needed, page_size_, pool_pages_),
-                     .where = fmt::format("request {}", i)};
+        return Error{
+            .code = ErrorCode::kResourceExhausted,
+            .message = fmt::format("prompt_len {} and decode_len {} need {} pages of {} tokens, the pool has {}",
+                                   r.prompt_len, r.decode_len, needed, page_size_, pool_pages_),
+            .where = fmt::format("request {}", i)};
       }
     }
     return std::nullopt;

@@ -2,6 +2,8 @@
 // Not here: admission, page tables.
 #include "trace/generators.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -10,7 +12,6 @@
 #include <span>
 
 #include "base/math.h"
-#include <fmt/format.h>
 #include "persistentkv/layout.h"
 #include "trace/names.h"
 

@@ -2,12 +2,12 @@
 // Not here: which names there are (each enum's own file).
 #include "trace/names.h"
 
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <numeric>
 #include <vector>
-
-#include <fmt/format.h>
-#include <fmt/ranges.h>
 
 namespace pkv::trace_internal {
 namespace {
@@ -48,7 +48,8 @@ Error unknown_name(std::string_view what, std::string_view name, std::span<const
 
 std::string printable(std::string_view text, std::size_t max_chars) {
   std::string shown(text.substr(0, max_chars));
-  std::replace_if(shown.begin(), shown.end(), [](char c) { return c < ' ' || c > '~'; }, '?');
+  std::replace_if(
+      shown.begin(), shown.end(), [](char c) { return c < ' ' || c > '~'; }, '?');
   if (text.size() > max_chars) {
     shown += "...";
   }

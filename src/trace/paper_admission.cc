@@ -122,11 +122,12 @@ Result<std::unique_ptr<Admission>> make_paper_admission(StepTrace trace, const A
     total += pages_for(static_cast<std::int64_t>(request.prompt_len) + request.decode_len, options.page_size);
   }
   if (total > std::numeric_limits<std::int32_t>::max()) {
-    return Error{.code = ErrorCode::kInvalidArgument,
-                 .message = fmt::format("paper mode gives all {} requests their pages at once: {} pages, the limit is {}; "
-                                        "use fcfs admission or fewer requests",
-                                        trace.requests.size(), total, std::numeric_limits<std::int32_t>::max()),
-                 .where = {}};
+    return Error{
+        .code = ErrorCode::kInvalidArgument,
+        .message = fmt::format("paper mode gives all {} requests their pages at once: {} pages, the limit is {}; "
+                               "use fcfs admission or fewer requests",
+                               trace.requests.size(), total, std::numeric_limits<std::int32_t>::max()),
+        .where = {}};
   }
   Result<PageDeal> deal = deal_pages(total, options.hole_fraction, options.page_seed);
   PKV_RETURN_IF_ERROR(deal);

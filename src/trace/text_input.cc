@@ -60,7 +60,8 @@ Result<bool> TextInput::read_line() {
     const std::size_t end = block_.find('\n');
     line_.append(block_.substr(0, end));
     if (line_.size() > kMaxLineBytes) {
-      return io_error(fmt::format("line is longer than {} bytes", kMaxLineBytes), format_place(name_, line_number_ + 1));
+      return io_error(fmt::format("line is longer than {} bytes", kMaxLineBytes),
+                      format_place(name_, line_number_ + 1));
     }
     if (end != std::string_view::npos) {
       block_.remove_prefix(end + 1);

@@ -59,7 +59,8 @@ Result<double> check_arrival(double value, ArrivalUnit unit, const FieldPlace& p
     return field_error(place, fmt::format("{} is outside 0 to {:.0f}", value, kMaxArrival));
   }
   if (unit == ArrivalUnit::kSteps && value != std::floor(value)) {
-    return field_error(place, fmt::format("{} is not a whole number of steps; seconds go into a column \"arrival\"", value));
+    return field_error(place,
+                       fmt::format("{} is not a whole number of steps; seconds go into a column \"arrival\"", value));
   }
   return value;
 }
@@ -120,10 +121,11 @@ Result<Trace> TraceBuilder::finish(std::optional<std::int64_t> limit) && {
   if (requests.empty()) {
     const std::int64_t left_out = without_output_ + without_prompt_;
     return Error{.code = ErrorCode::kInvalidArgument,
-                 .message = left_out == 0 ? std::string("0 requests, at least 1 is needed")
-                                          : fmt::format("0 requests with prompt and output tokens ({} without), at least "
-                                                        "1 is needed",
-                                                        left_out),
+                 .message = left_out == 0
+                                ? std::string("0 requests, at least 1 is needed")
+                                : fmt::format("0 requests with prompt and output tokens ({} without), at least "
+                                              "1 is needed",
+                                              left_out),
                  .where = trace_.name};
   }
   add_left_out_notes();
