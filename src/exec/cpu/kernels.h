@@ -27,20 +27,21 @@ struct StepArgs {
   QueryView q;
   PagedKv kv;
   OutputView out;
-  float* lse = nullptr;           // [num_rows][num_q_heads]; null: not wanted
-  const float* sinks = nullptr;   // [num_q_heads]; null: none
+  float* lse = nullptr;          // [num_rows][num_q_heads]; null: not wanted
+  const float* sinks = nullptr;  // [num_q_heads]; null: none
   PartialStates partials;
 };
 
 /// What one worker needs besides its registers, sized for a plan. Every array is 64-byte aligned.
 struct Scratch {
-  float* q = nullptr;             // [heads][padded_dim], scaled
-  float* acc = nullptr;           // [heads][padded_dim]
-  float* p = nullptr;             // [heads][kTileTokens]: logits, then weights
-  float* m = nullptr;             // [heads][kMaxLanes]
-  float* l = nullptr;             // [heads][kMaxLanes]
-  float* factors = nullptr;       // [max_splits]
-  std::int64_t* lines = nullptr;  // [2][max_tile_line_pairs]: what to prefetch of K, of V
+  float* q = nullptr;                   // [heads][padded_dim], scaled
+  float* acc = nullptr;                 // [heads][padded_dim]
+  float* p = nullptr;                   // [heads][kTileTokens]: logits, then weights
+  float* m = nullptr;                   // [heads][kMaxLanes]
+  float* l = nullptr;                   // [heads][kMaxLanes]
+  float* factors = nullptr;             // [max_splits]
+  const std::byte** k_lines = nullptr;  // [tile_line_pairs]: line pairs of the next tile's K
+  const std::byte** v_lines = nullptr;  // [tile_line_pairs]
 
   /// heads: query heads of a task; splits: of a merge range.
   static Scratch make(std::byte* memory, const AttentionShape& shape, std::int32_t heads, std::int32_t splits);

@@ -44,8 +44,9 @@ class WorkerPool {
   /// One run at a time. Everything a worker wrote is visible to the caller afterwards.
   template <typename Work>
   void run(Work&& work) {
-    run_erased([](void* context, std::int32_t worker) { (*static_cast<std::remove_reference_t<Work>*>(context))(worker); },
-               &work);
+    run_erased(
+        [](void* context, std::int32_t worker) { (*static_cast<std::remove_reference_t<Work>*>(context))(worker); },
+        &work);
   }
 
   /// Inside run(), by every worker: waits until all have arrived. The last one calls last() before any

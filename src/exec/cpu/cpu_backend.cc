@@ -1,0 +1,240 @@
+// CpuBackend: shares a plan's launches out among the workers and keeps the clock.
+// Not here: the kernels, the pool, the probes' walks.
+#include "exec/cpu/cpu_backend.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <atomic>
+#include <utility>
+
+#include "base/clock.h"
+#include "base/math.h"
+
+namespace pkv {
+namespace {
+
+constexpr std::int64_t kArrayAlignment = 64;
+
+Error invalid_isa(Isa isa) {
+  std::string names;
+  for (const Isa supported : supported_isas()) {
+    names += fmt::format("{}{}", names.empty() ? "" : ", ", isa_name(supported));
+  }
+  return {ErrorCode::kUnsupported, fmt::format("'{}' does not run here; supported: {}", isa_name(isa), names), "isa"};
+}
+
+/// Bytes of a plan's partial states: all (m, l) pairs, then all accumulators.
+struct PartialBytes {
+  std::int64_t ml = 0;
+  std::int64_t acc = 0;
+
+  explicit PartialBytes(const Plan& plan) {
+    const std::int64_t heads = std::int64_t{plan.counters().num_partial_slots} * plan.shape().group_size();
+    ml = round_up(heads * 2 * static_cast<std::int64_t>(sizeof(float)), kArrayAlignment);
+    acc = heads * plan.shape().head_dim * static_cast<std::int64_t>(sizeof(float));
+  }
+  [[nodiscard]] std::int64_t total() const { return ml + acc; }
+};
+
+std::int32_t task_heads(const Plan& plan) { return plan.kv_heads_per_task() * plan.shape().group_size(); }
+
+std::int64_t scratch_bytes(const Plan& plan) {
+  const std::int64_t bytes = Scratch::bytes(plan.shape(), task_heads(plan), plan.max_splits());
+  return round_up(bytes, static_cast<std::int64_t>(kFalseSharingBytes));
+}
+
+Status grow(AlignedBuffer& buffer, std::int64_t bytes, std::string_view what) {
+  if (static_cast<std::int64_t>(buffer.size()) >= bytes) {
+    return {};
+  }
+  buffer = AlignedBuffer();  // the old one goes first: peak memory is the larger of the two
+  Result<AlignedBuffer> larger = AlignedBuffer::allocate(static_cast<std::size_t>(bytes));
+  if (!larger.ok()) {
+    return Error{ErrorCode::kResourceExhausted, fmt::format("{} bytes of {} cannot be allocated", bytes, what),
+                 "workspace"};
+  }
+  buffer = *std::move(larger);
+  return {};
+}
+
+StepArgs step_args(const RunArgs& args, const Plan& plan, const AlignedBuffer& partials) {
+  const AttentionShape& shape = plan.shape();
+  auto* states = partials.as<std::byte>();
+  return {.shape = shape,
+          .scale = shape.scale(),
+          .block_table = args.batch.block_table(),
+          .q = args.q,
+          .kv = args.kv,
+          .out = args.out,
+          .lse = args.lse.empty() ? nullptr : args.lse.data(),
+          .sinks = args.sinks.empty() ? nullptr : args.sinks.data(),
+          .partials = {.ml = reinterpret_cast<float*>(states),
+                       .acc = states == nullptr ? nullptr : reinterpret_cast<float*>(states + PartialBytes(plan).ml),
+                       .group_size = shape.group_size(),
+                       .head_dim = shape.head_dim}};
+}
+
+/// One run: the launches one after the other, their items popped from one counter.
+class PlanRun {
+ public:
+  PlanRun(const Plan& plan, const StepArgs& args, const KernelTable& kernels, WorkerPool& pool)
+      : plan_(plan), args_(args), kernels_(kernels), pool_(pool) {
+    if (!plan.launches().empty()) {
+      next_item_.store(plan.launches()[0].begin * items_per_index(plan.launches()[0]), std::memory_order_relaxed);
+    }
+  }
+
+  /// Everything that one worker does. All launches happen inside one fork-join of the pool, with a barrier
+  /// between two of them, so that no worker falls asleep between launches.
+  void work(const Scratch& scratch) {
+    const std::span<const Launch> launches = plan_.launches();
+    std::int64_t decode_ns = 0;
+    std::int64_t merge_ns = 0;
+    for (std::size_t i = 0; i < launches.size(); ++i) {
+      const Launch& launch = launches[i];
+      const std::int64_t begin_ns = now_ns();
+      if (launch.kind == LaunchKind::kDecode) {
+        decode_items(launch, scratch);
+        decode_ns += now_ns() - begin_ns;
+      } else {
+        merge_items(launch, scratch);
+        merge_ns += now_ns() - begin_ns;
+      }
+      if (i + 1 < launches.size()) {
+        pool_.barrier([&] {
+          next_item_.store(launches[i + 1].begin * items_per_index(launches[i + 1]), std::memory_order_relaxed);
+        });
+      }
+    }
+    decode_ns_.fetch_add(decode_ns, std::memory_order_relaxed);
+    merge_ns_.fetch_add(merge_ns, std::memory_order_relaxed);
+  }
+
+  /// Call after the join.
+  [[nodiscard]] RunTimes times(std::int64_t total_ns) const {
+    const std::int64_t workers = pool_.num_workers();
+    RunTimes times = {.total_ns = total_ns,
+                      .decode_ns = decode_ns_.load(std::memory_order_relaxed) / workers,
+                      .merge_ns = merge_ns_.load(std::memory_order_relaxed) / workers};
+    times.dispatch_ns = std::max<std::int64_t>(total_ns - times.decode_ns - times.merge_ns, 0);
+    return times;
+  }
+
+ private:
+  /// A merge range is one item a KV head, so that a single long row keeps all workers busy.
+  [[nodiscard]] std::int64_t items_per_index(const Launch& launch) const {
+    return launch.kind == LaunchKind::kDecode ? 1 : plan_.shape().num_kv_heads;
+  }
+
+  std::int64_t pop() { return next_item_.fetch_add(1, std::memory_order_relaxed); }
+
+  void decode_items(const Launch& launch, const Scratch& scratch) {
+    const std::span<const Task> tasks = plan_.tasks();
+    for (std::int64_t item = pop(); item < launch.end; item = pop()) {
+      kernels_.decode(args_, tasks[static_cast<std::size_t>(item)], scratch);
+    }
+  }
+
+  void merge_items(const Launch& launch, const Scratch& scratch) {
+    const std::int64_t num_kv_heads = plan_.shape().num_kv_heads;
+    const std::span<const MergeRange> ranges = plan_.merges();
+    for (std::int64_t item = pop(); item < launch.end * num_kv_heads; item = pop()) {
+      kernels_.merge(args_, ranges[static_cast<std::size_t>(item / num_kv_heads)],
+                     static_cast<std::int32_t>(item % num_kv_heads), scratch);
+    }
+  }
+
+  const Plan& plan_;
+  const StepArgs& args_;
+  const KernelTable& kernels_;
+  WorkerPool& pool_;
+  alignas(kFalseSharingBytes) std::atomic<std::int64_t> next_item_{0};
+  alignas(kFalseSharingBytes) std::atomic<std::int64_t> decode_ns_{0};
+  std::atomic<std::int64_t> merge_ns_{0};
+};
+
+}  // namespace
+
+CpuBackend::CpuBackend(Topology topology, std::unique_ptr<WorkerPool> pool, const KernelTable* kernels)
+    : topology_(std::move(topology)), pool_(std::move(pool)), kernels_(kernels) {}
+
+Result<std::unique_ptr<CpuBackend>> CpuBackend::create(const CpuOptions& options) {
+  const Isa isa = options.isa.value_or(supported_isas().back());
+  const KernelTable* kernels = find_kernels(isa);
+  if (kernels == nullptr) {
+    return invalid_isa(isa);
+  }
+  Result<Topology> topology = read_topology();
+  if (!topology.ok()) {
+    return topology.error();
+  }
+  Result<std::unique_ptr<WorkerPool>> pool =
+      WorkerPool::create({.num_workers = options.threads.value_or(std::clamp(topology->num_cores(), 1, kMaxWorkers)),
+                          .cpus = options.pin ? topology->core_cpus : std::vector<std::int32_t>(),
+                          .wait = options.wait});
+  if (!pool.ok()) {
+    return pool.error();
+  }
+  return std::unique_ptr<CpuBackend>(new CpuBackend(*std::move(topology), *std::move(pool), kernels));
+}
+
+std::string CpuBackend::describe() const {
+  return fmt::format("cpu: {}, {} workers on {} cores{}, {} kernels ({}-bit vectors)", topology_.cpu_model,
+                     num_workers(), topology_.num_cores(), pool_->pinned() ? ", pinned" : "", isa_name(isa()),
+                     kernels_->vector_bytes * 8);
+}
+
+Capabilities CpuBackend::capabilities() const {
+  return {.max_head_dim = kMaxHeadDim,
+          .max_group_size = kMaxGroupSize,
+          .soft_cap = true,
+          .sliding_window = true,
+          .sinks = true,
+          .f32 = true,
+          .f16 = true,
+          .bf16 = true};
+}
+
+Status CpuBackend::reserve(const Plan& plan) {
+  PKV_RETURN_IF_ERROR(validate_shape_support(plan.shape(), capabilities(), name()));
+  PKV_RETURN_IF_ERROR(grow(partials_, PartialBytes(plan).total(), "partial states"));
+  const std::int64_t stride = std::max(scratch_stride_, scratch_bytes(plan));
+  PKV_RETURN_IF_ERROR(grow(scratch_, stride * num_workers(), "worker scratch"));
+  scratch_stride_ = stride;
+  return {};
+}
+
+Result<RunTimes> CpuBackend::run(const Plan& plan, const RunArgs& args) {
+  PKV_RETURN_IF_ERROR(validate_run(plan, args, capabilities(), name()));
+  if (static_cast<std::int64_t>(partials_.size()) < PartialBytes(plan).total() ||
+      scratch_stride_ < scratch_bytes(plan)) {
+    return Error{ErrorCode::kResourceExhausted, "reserve() was not called for a plan as large as this", "workspace"};
+  }
+  const std::int64_t begin_ns = now_ns();
+  const StepArgs step = step_args(args, plan, partials_);
+  PlanRun run(plan, step, *kernels_, *pool_);
+  pool_->run([&](std::int32_t worker) {
+    std::byte* memory = scratch_.as<std::byte>() + worker * scratch_stride_;
+    run.work(Scratch::make(memory, plan.shape(), task_heads(plan), plan.max_splits()));
+  });
+  return run.times(now_ns() - begin_ns);
+}
+
+Result<ProbeResult> CpuBackend::paged_read_probe(const BatchState& batch, const PagedKv& kv) {
+  return pkv::paged_read_probe(*pool_, *kernels_, batch, kv);
+}
+
+Result<ProbeResult> CpuBackend::read_probe(const AlignedBuffer& buffer, const ReadPattern& pattern) {
+  return pkv::read_probe(*pool_, *kernels_, buffer, pattern);
+}
+
+Result<std::unique_ptr<Backend>> make_cpu_backend(const CpuOptions& options) {
+  Result<std::unique_ptr<CpuBackend>> backend = CpuBackend::create(options);
+  if (!backend.ok()) {
+    return backend.error();
+  }
+  return std::unique_ptr<Backend>(*std::move(backend));
+}
+
+}  // namespace pkv
