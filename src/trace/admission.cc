@@ -103,7 +103,7 @@ Status validate(const Trace& trace) {
 Result<StepTrace> on_step_clock(const Trace& trace, const AdmissionOptions& options) {
   const double steps_per_unit = trace.arrival_unit == ArrivalUnit::kSeconds ? 1.0 / options.step_seconds : 1.0;
   const bool paper_arrivals = !trace.has_arrivals && options.mode == AdmissionMode::kPaper;
-  StepTrace steps{.requests = trace.requests, .arrival_steps = {}};
+  StepTrace steps{.name = trace.name, .requests = trace.requests, .arrival_steps = {}};
   steps.arrival_steps.reserve(trace.requests.size());
   for (std::size_t i = 0; i < trace.requests.size(); ++i) {
     const double step = paper_arrivals ? static_cast<double>(i / static_cast<std::size_t>(options.max_active))

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "base/math.h"
@@ -15,6 +16,8 @@ namespace pkv::trace_internal {
 
 /// A validated trace on the clock of decode steps.
 struct StepTrace {
+  /// For errors; of the caller's trace.
+  std::string_view name;
   std::span<const Request> requests;
   /// First step in which a request may have a row, by request; never decreases.
   std::vector<std::int64_t> arrival_steps;

@@ -80,7 +80,7 @@ class FcfsAdmission final : public Admission {
             .code = ErrorCode::kResourceExhausted,
             .message = fmt::format("prompt_len {} and decode_len {} need {} pages of {} tokens, the pool has {}",
                                    r.prompt_len, r.decode_len, needed, page_size_, pool_pages_),
-            .where = fmt::format("request {}", i)};
+            .where = fmt::format("{}, request {}", trace_.name, i)};
       }
     }
     return std::nullopt;

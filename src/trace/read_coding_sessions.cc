@@ -93,6 +93,7 @@ Status read_coding_sessions(TextInput& input, const TraceReadOptions& options, T
   SessionReader reader(input.name(), options, builder);
   PKV_RETURN_IF_ERROR(
       for_each_json_line(input, is_wanted, [&](const JsonValue& session) { return reader.add_session(session); }));
+  builder.expect_any_order();
   reader.add_notes();
   return {};
 }

@@ -217,6 +217,7 @@ Status read_servegen(const std::string& path, const TraceReadOptions& options, T
   for (const auto& [number, client] : clients) {
     PKV_RETURN_IF_ERROR(drawer.draw(number, client));
   }
+  builder.expect_any_order();
   builder.add_note(
       fmt::format("synthetic: requests drawn with seed {} from the distributions of {} clients; prompt and "
                   "output lengths are independent inside a client",

@@ -132,7 +132,9 @@ Result<Trace> TraceBuilder::finish(std::optional<std::int64_t> limit) && {
   const auto earlier = [](const Request& a, const Request& b) { return a.arrival < b.arrival; };
   if (!std::is_sorted(requests.begin(), requests.end(), earlier)) {
     std::stable_sort(requests.begin(), requests.end(), earlier);
-    add_note("requests were put in order of arrival");
+    if (!any_order_) {
+      add_note("requests were put in order of arrival");
+    }
   }
   if (limit && static_cast<std::size_t>(*limit) < requests.size()) {
     add_note(fmt::format("the first {} of {} requests kept", *limit, requests.size()));

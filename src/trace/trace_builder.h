@@ -52,6 +52,8 @@ class TraceBuilder {
   void add_note(std::string note) { trace_.notes.push_back(std::move(note)); }
 
   void set_arrival_unit(ArrivalUnit unit) { trace_.arrival_unit = unit; }
+  /// For formats whose order is not that of arrival by design: ordering them is no news.
+  void expect_any_order() { any_order_ = true; }
   void set_no_arrivals() { trace_.has_arrivals = false; }
   [[nodiscard]] std::size_t num_requests() const { return trace_.requests.size(); }
 
@@ -67,6 +69,7 @@ class TraceBuilder {
   Trace trace_;
   std::int64_t without_prompt_ = 0;
   std::int64_t without_output_ = 0;
+  bool any_order_ = false;
   double first_arrival_ = std::numeric_limits<double>::infinity();
 };
 
