@@ -48,14 +48,15 @@ class [[nodiscard]] Result {
 
   [[nodiscard]] T& value() & { return ok() ? std::get<0>(state_) : (std::abort(), std::get<0>(state_)); }
   [[nodiscard]] const T& value() const& { return ok() ? std::get<0>(state_) : (std::abort(), std::get<0>(state_)); }
-  [[nodiscard]] T&& value() && {
+  /// By value, so that a loop over a part of a temporary result does not outlive it.
+  [[nodiscard]] T value() && {
     return ok() ? std::get<0>(std::move(state_)) : (std::abort(), std::get<0>(std::move(state_)));
   }
   [[nodiscard]] const Error& error() const { return !ok() ? std::get<1>(state_) : (std::abort(), std::get<1>(state_)); }
 
   T& operator*() & { return value(); }
   const T& operator*() const& { return value(); }
-  T&& operator*() && { return std::move(*this).value(); }
+  T operator*() && { return std::move(*this).value(); }
   T* operator->() { return &value(); }
   const T* operator->() const { return &value(); }
 
@@ -83,9 +84,9 @@ using Status = Result<void>;
 }  // namespace pkv
 
 /// Returns the error of a Status or Result expression to the caller, if it is one.
-#define PKV_RETURN_IF_ERROR(expression)                       \
-  do {                                                        \
+#define PKV_RETURN_IF_ERROR(expression)                         \
+  do {                                                          \
     if (auto&& pkv_status_ = (expression); !pkv_status_.ok()) { \
-      return pkv_status_.error();                             \
-    }                                                         \
+      return pkv_status_.error();                               \
+    }                                                           \
   } while (false)
