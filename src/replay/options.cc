@@ -24,6 +24,9 @@ Status validate_routes(const std::vector<RouteChoice>& routes) {
     if (routes[i].splits.value_or(1) < 1) {
       return invalid(fmt::format("splits is {}, must be at least 1", *routes[i].splits), where);
     }
+    if (routes[i].route == Route::kRow && routes[i].splits.value_or(1) != 1) {
+      return invalid(fmt::format("splits is {}, must be 1: only other routes split rows", *routes[i].splits), where);
+    }
     if (std::find(routes.begin(), routes.begin() + static_cast<std::ptrdiff_t>(i), routes[i]) !=
         routes.begin() + static_cast<std::ptrdiff_t>(i)) {
       return invalid("the same route with the same splits is named twice", where);
