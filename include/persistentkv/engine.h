@@ -17,11 +17,11 @@
 namespace pkv {
 
 struct EngineOptions {
-  CpuOptions cpu;
+  CpuOptions cpu = {};
   /// Routes to choose from; all of them when empty.
-  std::vector<Route> routes;
+  std::vector<Route> routes = {};
   /// Prices of this machine. num_workers is taken from the backend.
-  DeviceProfile profile;
+  DeviceProfile profile = {};
 };
 
 /// Owns a backend. Not thread-safe.
