@@ -49,7 +49,7 @@ std::int64_t choose_pool_pages(std::int64_t trace_pages, std::int64_t page_bytes
   constexpr std::int64_t kMaxPages = std::numeric_limits<std::int32_t>::max();
   const std::int64_t wanted = ceil_div(saturating_mul(kCachesInPool, cache_bytes), page_bytes);
   const std::int64_t affordable = budget_bytes / page_bytes;
-  return std::max(trace_pages, std::min({wanted, affordable, kMaxPages}));
+  return std::max({trace_pages, std::min({wanted, affordable, kMaxPages}), std::int64_t{1}});
 }
 
 PageRotation PageRotation::spread(std::int64_t num_pages) {

@@ -4,7 +4,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <limits>
+#include <memory>
+#include <optional>
 
 #include "base/clock.h"
 #include "replay/crew.h"
@@ -16,6 +17,9 @@
 namespace pkv {
 namespace {
 
+// Below it a pass may find much of the last pass in the cache.
+constexpr std::int64_t kMinCachesInPool = 4;
+
 /// Bytes of everything large that a run allocates.
 struct Needs {
   std::int64_t page_bytes = 0;
@@ -23,6 +27,8 @@ struct Needs {
   std::int64_t mlp_bytes = 0;
   /// Blocks of random values.
   std::int64_t block_bytes = 0;
+  /// Of the machine: decides pool_pages.
+  std::int64_t cache_bytes = 0;
 
   [[nodiscard]] std::int64_t other_bytes() const { return saturating_add(mlp_bytes, block_bytes); }
 };
@@ -57,8 +63,9 @@ Result<Needs> plan_memory(const RunOptions& options, const KvLayout& layout, con
   const std::int64_t trace_bytes = saturating_mul(source.num_physical_pages(), needs.page_bytes);
   PKV_RETURN_IF_ERROR(check_memory(saturating_add(trace_bytes, needs.other_bytes()), budget,
                                    fmt::format("a pool of {} pages", source.num_physical_pages())));
-  needs.pool_pages = choose_pool_pages(source.num_physical_pages(), needs.page_bytes, last_level_cache_bytes(),
-                                       budget - needs.other_bytes());
+  needs.cache_bytes = machine_cache_bytes();
+  needs.pool_pages =
+      choose_pool_pages(source.num_physical_pages(), needs.page_bytes, needs.cache_bytes, budget - needs.other_bytes());
   return needs;
 }
 
@@ -70,18 +77,92 @@ PageRotation choose_rotation(const StepSource& source, std::int64_t pool_pages) 
   return PageRotation::spread(pool_pages);
 }
 
-void note_small_pool(std::int64_t pool_bytes, RunRecords& records) {
-  const std::int64_t cache_bytes = last_level_cache_bytes();
-  if (pool_bytes < saturating_mul(4, cache_bytes)) {
-    records.notes.push_back(
-        fmt::format("memory allowed a pool of {} MiB only, less than 4 times the last-level cache ({} MiB): part of "
-                    "the K,V read may have come from the cache",
-                    pool_bytes >> 20, cache_bytes >> 20));
-  }
-}
+/// Everything that a session works with. Made in the order that affinity asks for: the crew before the
+/// backend pins this thread.
+class Workshop {
+ public:
+  Workshop(const RunOptions& options, Needs needs) : options_(options), needs_(needs) {}
 
-/// Everything that a session works with, made in the order that affinity asks for: the crew and its
-/// proxy before the backend pins this thread.
+  /// Errors: kUnsupported, kResourceExhausted, those of make_cpu_backend.
+  Status open(const KvLayout& layout, Backend* callers_backend) {
+    PKV_RETURN_IF_ERROR(choose_backend(callers_backend));
+    PKV_RETURN_IF_ERROR(check_support(options_, *backend_));
+    const DType query_dtype = options_.query_dtype.value_or(options_.kv_dtype);
+    kv_block_.emplace(options_.kv_dtype, options_.data_seed);
+    if (query_dtype != options_.kv_dtype) {
+      query_block_.emplace(query_dtype, options_.data_seed);
+    }
+    auto pool = KvPool::make(layout, options_.kv_dtype, needs_.pool_pages, *kv_block_, crew_);
+    if (!pool.ok()) {
+      return pool.error();
+    }
+    pool_.emplace(std::move(*pool));
+    return open_mlp();
+  }
+
+  void describe(RunRecords& records) const {
+    const std::int64_t pool_bytes = needs_.pool_pages * needs_.page_bytes;
+    records.pool_pages = needs_.pool_pages;
+    records.memory_bytes = pool_bytes + needs_.mlp_bytes;
+    records.backend = backend_->describe();
+    records.num_workers = backend_->num_workers();
+    if (pool_bytes < saturating_mul(kMinCachesInPool, needs_.cache_bytes)) {
+      records.notes.push_back(
+          fmt::format("memory allowed a pool of {} MiB only, less than {} times the last-level cache ({} MiB): part "
+                      "of the K,V read may have come from the cache",
+                      pool_bytes >> 20, kMinCachesInPool, needs_.cache_bytes >> 20));
+    }
+  }
+
+  SessionParts parts(const StepSource& source, RunObserver& observer) {
+    return {.options = options_,
+            .backend = *backend_,
+            .pool = *pool_,
+            .rotation = choose_rotation(source, needs_.pool_pages),
+            .query_block = query_block_ ? *query_block_ : *kv_block_,
+            .mlp = mlp_.get(),
+            .crew = crew_,
+            .observer = observer};
+  }
+
+ private:
+  Status choose_backend(Backend* callers_backend) {
+    backend_ = callers_backend;
+    if (backend_ != nullptr) {
+      return {};
+    }
+    auto made = make_cpu_backend(options_.cpu);
+    if (!made.ok()) {
+      return made.error();
+    }
+    own_backend_ = std::move(*made);
+    backend_ = own_backend_.get();
+    return {};
+  }
+
+  Status open_mlp() {
+    if (!options_.mlp) {
+      return {};
+    }
+    auto made = MlpLayer::make(options_.shape, *options_.mlp, options_.data_seed, crew_);
+    if (!made.ok()) {
+      return made.error();
+    }
+    mlp_ = std::move(*made);
+    return {};
+  }
+
+  const RunOptions& options_;
+  Needs needs_;
+  Crew crew_;
+  std::unique_ptr<Backend> own_backend_;
+  Backend* backend_ = nullptr;
+  std::optional<RandomBlock> kv_block_;
+  std::optional<RandomBlock> query_block_;  // only when its type is another
+  std::optional<KvPool> pool_;
+  std::unique_ptr<MlpLayer> mlp_;
+};
+
 Result<RunRecords> execute_on(const RunOptions& options, StepSource& source, Backend* callers_backend,
                               RunObserver& observer, RunRecords records) {
   const auto layout = KvLayout::make(options.order, options.packing, records.page_size, options.shape);
@@ -92,83 +173,17 @@ Result<RunRecords> execute_on(const RunOptions& options, StepSource& source, Bac
   if (!needs.ok()) {
     return needs.error();
   }
-  Crew crew;
-  std::unique_ptr<Backend> own_backend;
-  if (callers_backend == nullptr) {
-    auto made = make_cpu_backend(options.cpu);
-    if (!made.ok()) {
-      return made.error();
-    }
-    own_backend = std::move(*made);
-  }
-  Backend& backend = callers_backend != nullptr ? *callers_backend : *own_backend;
-  PKV_RETURN_IF_ERROR(check_support(options, backend));
   observer.on_progress({.phase = RunPhase::kPreparing, .done = 0, .total = source.max_steps(), .num_rows = 0});
-
-  const RandomBlock kv_block(options.kv_dtype, options.data_seed);
-  const DType query_dtype = options.query_dtype.value_or(options.kv_dtype);
-  std::optional<RandomBlock> other_block;
-  if (query_dtype != options.kv_dtype) {
-    other_block.emplace(query_dtype, options.data_seed);
-  }
-  const auto pool = KvPool::make(*layout, options.kv_dtype, needs->pool_pages, kv_block, crew);
-  if (!pool.ok()) {
-    return pool.error();
-  }
-  std::unique_ptr<MlpLayer> mlp;
-  if (options.mlp) {
-    auto made = MlpLayer::make(options.shape, *options.mlp, options.data_seed, crew);
-    if (!made.ok()) {
-      return made.error();
-    }
-    mlp = std::move(*made);
-  }
-  const std::int64_t pool_bytes = needs->pool_pages * needs->page_bytes;
-  records.pool_pages = needs->pool_pages;
-  records.memory_bytes = pool_bytes + needs->mlp_bytes;
-  records.backend = backend.describe();
-  records.num_workers = backend.num_workers();
-  note_small_pool(pool_bytes, records);
-
-  Session session({.options = options,
-                   .backend = backend,
-                   .pool = *pool,
-                   .rotation = choose_rotation(source, needs->pool_pages),
-                   .query_block = other_block ? *other_block : kv_block,
-                   .mlp = mlp.get(),
-                   .crew = crew,
-                   .observer = observer},
-                  records);
+  Workshop workshop(options, *needs);
+  PKV_RETURN_IF_ERROR(workshop.open(*layout, callers_backend));
+  workshop.describe(records);
+  Session session(workshop.parts(source, observer), records);
   const Status status = session.run(source);
   if (!status.ok()) {
     records.error = status.error();
   }
   return records;
 }
-
-}  // namespace
-
-RunRecords begin_records(const RunOptions& options, std::int32_t page_size, const StepSource& source,
-                         RunRecords records) {
-  records.shape = options.shape;
-  records.page_size = page_size;
-  records.order = options.order;
-  records.packing = options.packing;
-  records.kv_dtype = options.kv_dtype;
-  records.query_dtype = options.query_dtype.value_or(options.kv_dtype);
-  records.physical_pages = source.num_physical_pages();
-  for (const RouteChoice& choice : options.routes) {
-    records.routes.push_back(
-        {.name = std::string(route_name(choice.route)), .splits = choice.splits, .steps = {}, .errors = {}});
-  }
-  const auto baseline = std::find_if(options.routes.begin(), options.routes.end(),
-                                     [&](const RouteChoice& choice) { return choice.route == options.baseline; });
-  records.baseline_idx =
-      baseline == options.routes.end() ? 0 : static_cast<std::size_t>(baseline - options.routes.begin());
-  return records;
-}
-
-namespace {
 
 /// One step planned by every route, in rotating order as in execution.
 Status plan_step(const RunOptions& options, const StepRows& rows, std::size_t first,
@@ -218,6 +233,26 @@ Status plan_all(const RunOptions& options, StepSource& source, std::vector<Route
 }
 
 }  // namespace
+
+RunRecords begin_records(const RunOptions& options, std::int32_t page_size, const StepSource& source,
+                         RunRecords records) {
+  records.shape = options.shape;
+  records.page_size = page_size;
+  records.order = options.order;
+  records.packing = options.packing;
+  records.kv_dtype = options.kv_dtype;
+  records.query_dtype = options.query_dtype.value_or(options.kv_dtype);
+  records.physical_pages = source.num_physical_pages();
+  for (const RouteChoice& choice : options.routes) {
+    records.routes.push_back(
+        {.name = std::string(route_name(choice.route)), .splits = choice.splits, .steps = {}, .errors = {}});
+  }
+  const auto baseline = std::find_if(options.routes.begin(), options.routes.end(),
+                                     [&](const RouteChoice& choice) { return choice.route == options.baseline; });
+  records.baseline_idx =
+      baseline == options.routes.end() ? 0 : static_cast<std::size_t>(baseline - options.routes.begin());
+  return records;
+}
 
 Result<RunRecords> plan_steps(const RunOptions& options, StepSource& source, std::int32_t num_workers,
                               RunObserver& observer, RunRecords records) {
