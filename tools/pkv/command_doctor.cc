@@ -36,15 +36,15 @@ int run(const Arguments& arguments) {
 }  // namespace
 
 Command add_doctor(CLI::App& parent) {
-  CLI::App* app = parent.add_subcommand("doctor", "This machine: cores, caches, memory, ISAs, measured reads");
-  app->footer(kExamples);
+  CLI::App& app =
+      Options::add_command(parent, "doctor", "This machine: cores, caches, memory, ISAs, measured reads", kExamples);
   auto arguments = std::make_shared<Arguments>();
-  Options options(*app);
+  Options options(app);
   add_worker_options(options, arguments->workers);
   options.flag({"--probes,!--no-probes", "Measure reads of memory (the default), or do not", ""}, arguments->probes);
   options.words({"--json", "Write the result as JSON; - is standard output, without the table", ""}, "FILE|-",
                 arguments->json);
-  return {app, [arguments] { return run(*arguments); }};
+  return {&app, [arguments] { return run(*arguments); }};
 }
 
 }  // namespace pkv::cli

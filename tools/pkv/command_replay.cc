@@ -54,10 +54,10 @@ int run(const Arguments& arguments) {
 }  // namespace
 
 Command add_replay(CLI::App& parent) {
-  CLI::App* app = parent.add_subcommand("replay", "Replay a trace: every step by every route, checked and timed");
-  app->footer(kExamples);
+  CLI::App& app =
+      Options::add_command(parent, "replay", "Replay a trace: every step by every route, checked and timed", kExamples);
   auto arguments = std::make_shared<Arguments>();
-  Options options(*app);
+  Options options(app);
   add_trace_options(options, arguments->trace);
   add_admission_options(options, arguments->admission);
   options.integer({"--steps", "Measured steps, at most", "all"}, arguments->steps, {.min = 1});
@@ -69,7 +69,7 @@ Command add_replay(CLI::App& parent) {
   add_worker_options(options, arguments->run.workers);
   options.words({"--json", "Write the result as JSON; - is standard output, without the table", ""}, "FILE|-",
                 arguments->json);
-  return {app, [arguments] { return run(*arguments); }};
+  return {&app, [arguments] { return run(*arguments); }};
 }
 
 }  // namespace pkv::cli

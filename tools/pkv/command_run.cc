@@ -52,10 +52,9 @@ int run(const Arguments& arguments) {
 }  // namespace
 
 Command add_run(CLI::App& parent) {
-  CLI::App* app = parent.add_subcommand("run", "One decode step from lengths: routes compared");
-  app->footer(kExamples);
+  CLI::App& app = Options::add_command(parent, "run", "One decode step from lengths: routes compared", kExamples);
   auto arguments = std::make_shared<Arguments>();
-  Options options(*app);
+  Options options(app);
   options.words({"--lens", "Tokens in the cache by row: 48000,6000 or 8x8192", ""}, "LENS", arguments->lens);
   options.integer({"--repeats", "Measured repetitions by every route", "20"}, arguments->repeats,
                   {.min = 1, .max = kMaxRepeats});
@@ -67,7 +66,7 @@ Command add_run(CLI::App& parent) {
   add_worker_options(options, arguments->run.workers);
   options.words({"--json", "Write the result as JSON; - is standard output, without the table", ""}, "FILE|-",
                 arguments->json);
-  return {app, [arguments] { return run(*arguments); }};
+  return {&app, [arguments] { return run(*arguments); }};
 }
 
 }  // namespace pkv::cli

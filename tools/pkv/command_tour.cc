@@ -102,10 +102,10 @@ int run(const Arguments& arguments) {
 }  // namespace
 
 Command add_tour(CLI::App& parent) {
-  CLI::App* app = parent.add_subcommand("tour", "The main job: five serving traces by every route (pkv alone does it)");
-  app->footer(kExamples);
+  CLI::App& app = Options::add_command(
+      parent, "tour", "The main job: five serving traces by every route (pkv alone does it)", kExamples);
   auto arguments = std::make_shared<Arguments>();
-  Options options(*app);
+  Options options(app);
   options.integer({"--steps", "Measured steps a trace", fmt::format("{}", kDefaultSteps)}, arguments->steps,
                   {.min = 1});
   options.integer({"--seed", "Seed of the traces; 20260623 to 20260627 are held out", "20260623"}, arguments->seed,
@@ -117,7 +117,7 @@ Command add_tour(CLI::App& parent) {
   options.bytes({"--memory-limit", "Memory that may be allocated", "what is available"}, arguments->memory_limit);
   options.words({"--json", "Write the result as JSON; - is standard output, without the table", ""}, "FILE|-",
                 arguments->json);
-  return {app, [arguments] { return run(*arguments); }};
+  return {&app, [arguments] { return run(*arguments); }};
 }
 
 int run_default_tour() { return run(Arguments{}); }

@@ -78,13 +78,11 @@ int run(const Arguments& arguments) {
 }  // namespace
 
 Command add_trace(CLI::App& parent) {
-  CLI::App* app = parent.add_subcommand("trace", "Describe a trace, or convert it to CSV, JSON or JSON lines");
-  app->footer(kExamples);
+  CLI::App& app =
+      Options::add_command(parent, "trace", "Describe a trace, or convert it to CSV, JSON or JSON lines", kExamples);
   auto arguments = std::make_shared<Arguments>();
-  app->add_option_function<std::string>(
-         "trace", [arguments](const std::string& value) { arguments->positional = value; }, "paper:NAME or a file")
-      ->type_name("TRACE");
-  Options options(*app);
+  Options options(app);
+  options.positional({"trace", "paper:NAME or a file", ""}, "TRACE", arguments->positional);
   add_trace_options(options, arguments->trace);
   options.integer({"--page-size", "paper:NAME: prompts are rounded up to a multiple of it", "16"}, arguments->page_size,
                   {.min = 1, .max = 256});
@@ -92,7 +90,7 @@ Command add_trace(CLI::App& parent) {
                               {"csv", "json", "jsonl"}, parse_written_format);
   options.words({"--output", "File of --convert", "standard output"}, "FILE|-", arguments->output);
   options.words({"--json", "Write the description as JSON; - is standard output", ""}, "FILE|-", arguments->json);
-  return {app, [arguments] { return run(*arguments); }};
+  return {&app, [arguments] { return run(*arguments); }};
 }
 
 }  // namespace pkv::cli

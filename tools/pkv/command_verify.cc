@@ -84,17 +84,17 @@ int run(const Arguments& arguments) {
 }  // namespace
 
 Command add_verify(CLI::App& parent) {
-  CLI::App* app = parent.add_subcommand("verify", "Random cases of every route, layout and type against the oracle");
-  app->footer(kExamples);
+  CLI::App& app = Options::add_command(parent, "verify",
+                                       "Random cases of every route, layout and type against the oracle", kExamples);
   auto arguments = std::make_shared<Arguments>();
-  Options options(*app);
+  Options options(app);
   options.integer({"--cases", "Random cases", "1000"}, arguments->cases, {.min = 1});
   options.integer({"--seed", "Seed of the cases", "1"}, arguments->seed, {.min = 0});
   options.integer({"--case", "Only this case of the seed", ""}, arguments->only_case, {.min = 0});
   add_worker_options(options, arguments->workers);
   options.words({"--json", "Write the result as JSON; - is standard output, without the table", ""}, "FILE|-",
                 arguments->json);
-  return {app, [arguments] { return run(*arguments); }};
+  return {&app, [arguments] { return run(*arguments); }};
 }
 
 }  // namespace pkv::cli

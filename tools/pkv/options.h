@@ -2,8 +2,8 @@
 // Not here: which options a command has (command_*.cc).
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -13,6 +13,10 @@
 #include "failure.h"
 #include "names.h"
 #include "numbers.h"
+
+namespace CLI {
+class App;
+}
 
 namespace pkv::cli {
 
@@ -26,6 +30,10 @@ struct OptionText {
 /// Targets stay empty when an option is not given, so that a command can tell.
 class Options {
  public:
+  /// A new command below `parent`, with `examples` at the end of its help.
+  static CLI::App& add_command(CLI::App& parent, const std::string& name, const std::string& help,
+                               const std::string& examples);
+
   explicit Options(CLI::App& app) : app_(app) {}
 
   void integer(const OptionText& text, std::optional<std::int64_t>& target, IntLimits limits) {
@@ -59,20 +67,14 @@ class Options {
     });
   }
   /// "--plan-only", or "--pin,!--no-pin" for both answers.
-  void flag(const OptionText& text, std::optional<bool>& target) {
-    app_.add_flag_function(
-        text.flags, [&target](std::int64_t count) { target = count > 0; }, text.help);
-  }
+  void flag(const OptionText& text, std::optional<bool>& target);
+  /// A word without a flag; OptionText::flags is its name in the help.
+  void positional(const OptionText& text, const std::string& metavar, std::optional<std::string>& target);
 
  private:
-  template <typename Parse>
-  void add(const OptionText& text, const std::string& metavar, Parse parse) {
-    const std::string name = text.flags;
-    app_.add_option_function<std::string>(
-            name, [parse, name](const std::string& value) { parse(name, value); }, text.help)
-        ->type_name(metavar)
-        ->default_str(text.shown_default);
-  }
+  /// Called with option and value; fails on a bad one.
+  using Parse = std::function<void(const std::string& name, const std::string& value)>;
+  void add(const OptionText& text, const std::string& metavar, Parse parse);
   static std::string join(const std::vector<std::string>& names);
 
   CLI::App& app_;
