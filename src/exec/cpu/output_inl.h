@@ -28,10 +28,10 @@ struct Normaliser {
 
 /// Denominator exp(m) l + exp(sink), taken relative to the larger of m and sink so that neither overflows.
 HWY_INLINE Normaliser normaliser(float m, float l, float sink) {
-  const float top = m > sink ? m : sink;
-  if (top == kMinusInfinity) {
+  if (l == 0.0F && sink == kMinusInfinity) {
     return {};  // nothing attended, no sink
   }
+  const float top = m > sink ? m : sink;
   const float weight = std::exp(m - top);
   const float denominator = weight * l + std::exp(sink - top);
   return {.factor = weight / denominator, .lse = top + std::log(denominator)};

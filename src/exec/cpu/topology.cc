@@ -3,6 +3,7 @@
 #include "exec/cpu/topology.h"
 
 #include <hwloc.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <fstream>
@@ -156,7 +157,8 @@ Result<Topology> read_topology() {
   result.l2_bytes = cache_bytes(topology, HWLOC_OBJ_L2CACHE);
   result.l3_bytes = cache_bytes(topology, HWLOC_OBJ_L3CACHE);
   result.num_l3 = std::max(hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_L3CACHE), 0);
-  result.total_memory_bytes = static_cast<std::int64_t>(hwloc_get_root_obj(topology)->total_memory);
+  // Not hwloc's sum over NUMA nodes, which virtual machines may report too low.
+  result.total_memory_bytes = std::int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE);
   result.available_memory_bytes = available_memory_bytes();
   result.huge_pages = read_huge_page_mode();
   return result;

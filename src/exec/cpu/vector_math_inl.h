@@ -117,13 +117,14 @@ HWY_INLINE VF sum_of_segments(F32 d, VF v) {
   return combine_segments<kSegment>(d, v, [](VF a, VF b) { return hn::Add(a, b); });
 }
 
-/// exp(x) for x <= 0, -inf included; exactly 0 below -87. Relative error under 2e-7:
+/// exp(x) for x <= 0, -inf included; exactly 0 below -87; NaN stays NaN. Relative error under 2e-7:
 /// x = n ln 2 + r with |r| <= ln 2 / 2, exp(r) = 1 + r + r^2 q(r), q of degree 4 by minimax (3.1e-9),
 /// the rest is rounding.
 HWY_INLINE VF exp_nonpositive(F32 d, VF x) {
   const hn::RebindToSigned<F32> di;
   const VF lowest = hn::Set(d, -87.0F);
-  const VF clamped = hn::Max(x, lowest);
+  const auto too_low = hn::Lt(x, lowest);
+  const VF clamped = hn::IfThenElse(too_low, lowest, x);  // Max would drop NaN on some targets
   const auto n = hn::NearestInt(hn::Mul(clamped, hn::Set(d, 1.44269504F)));
   const VF nf = hn::ConvertTo(d, n);
   VF r = hn::NegMulAdd(nf, hn::Set(d, 0.693359375F), clamped);  // ln 2 in two parts: the product is exact
@@ -134,7 +135,7 @@ HWY_INLINE VF exp_nonpositive(F32 d, VF x) {
   q = hn::MulAdd(q, r, hn::Set(d, 4.99999940e-1F));
   const VF exp_r = hn::Add(hn::MulAdd(hn::Mul(r, r), q, r), hn::Set(d, 1.0F));
   const auto power_bits = hn::ShiftLeft<23>(hn::Add(n, hn::Set(di, 127)));
-  return hn::IfThenZeroElse(hn::Lt(x, lowest), hn::Mul(exp_r, hn::BitCast(d, power_bits)));
+  return hn::IfThenZeroElse(too_low, hn::Mul(exp_r, hn::BitCast(d, power_bits)));
 }
 
 /// tanh(x), relative error under 5e-7: x + x^3 q(x^2) for |x| < 0.625 (q of degree 4 by minimax, 4.4e-9),

@@ -21,7 +21,7 @@ struct WorkerPoolOptions {
   /// 1 to kMaxWorkers, the calling thread included.
   std::int32_t num_workers = 1;
   /// Hardware threads to pin to, one a worker, in order; empty, or fewer than the workers: no pinning.
-  std::vector<std::int32_t> cpus;
+  std::vector<std::int32_t> cpus = {};
   WaitMode wait = WaitMode::kSleep;
 };
 

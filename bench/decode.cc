@@ -1,0 +1,251 @@
+// Decode speed of the CPU kernels as a share of the paged-read probe, interleaved in the same run. JSON.
+// Not here: traces and proxies (src/replay), peers.
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "base/aligned_buffer.h"
+#include "base/clock.h"
+#include "base/half.h"
+#include "base/math.h"
+#include "base/random.h"
+#include "exec/cpu/cpu_backend.h"
+#include "persistentkv/plan.h"
+
+namespace pkv {
+namespace {
+
+struct Options {
+  std::vector<std::int32_t> lens = {32768};
+  AttentionShape shape;
+  std::int32_t page_size = 16;
+  std::string dtype = "f16";
+  std::string order = "HND";
+  std::vector<std::string> routes = {"row", "split", "workqueue", "pages"};
+  std::int32_t splits = 0;
+  std::int32_t threads = 0;
+  std::string isa;
+  std::int32_t repeats = 20;
+  double pool_caches = 8.0;  // K,V pool in multiples of the last-level cache
+};
+
+/// Values over repeats: median, and the quartiles as spread.
+nlohmann::json spread(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  const auto quantile = [&](double q) { return values[static_cast<std::size_t>(q * double(values.size() - 1) + 0.5)]; };
+  return {{"median", quantile(0.5)}, {"p25", quantile(0.25)}, {"p75", quantile(0.75)}, {"max", values.back()}};
+}
+
+/// Random K,V pages, several caches' worth, and block tables that rotate through them.
+class Pool {
+ public:
+  static Result<Pool> make(const Options& options, DType dtype, const KvLayout& layout, std::int64_t cache_bytes) {
+    Pool pool;
+    for (const std::int32_t len : options.lens) {
+      pool.indptr_.push_back(pool.indptr_.back() + ceil_div(len, options.page_size));
+    }
+    const std::int64_t page_bytes = layout.page_elements() * dtype_bytes(dtype);
+    const auto wanted = static_cast<std::int64_t>(options.pool_caches * static_cast<double>(cache_bytes));
+    pool.num_pages_ = std::max<std::int64_t>(wanted / (2 * page_bytes), 2 * pool.indptr_.back());
+    for (AlignedBuffer* buffer : {&pool.k_, &pool.v_}) {
+      Result<AlignedBuffer> made = AlignedBuffer::allocate(static_cast<std::size_t>(pool.num_pages_ * page_bytes));
+      if (!made.ok()) {
+        return made.error();
+      }
+      *buffer = *std::move(made);
+      fill(*buffer, dtype, buffer == &pool.k_ ? 1 : 2);
+    }
+    pool.order_.resize(static_cast<std::size_t>(pool.num_pages_));
+    SplitMix64 random(3);
+    for (std::size_t i = 0; i < pool.order_.size(); ++i) {
+      const std::size_t j = random.below(i + 1);
+      pool.order_[i] = pool.order_[j];
+      pool.order_[j] = static_cast<std::int32_t>(i);
+    }
+    pool.indices_.resize(static_cast<std::size_t>(pool.indptr_.back()));
+    pool.kv_ = {
+        .k = pool.k_.data(), .v = pool.v_.data(), .dtype = dtype, .layout = layout, .num_pages = pool.num_pages_};
+    return pool;
+  }
+
+  /// The next batch: other pages than the batches before, as far as the pool reaches.
+  Result<BatchState> next_batch(const Options& options) {
+    for (std::int32_t& page : indices_) {
+      page = order_[next_++ % order_.size()];
+    }
+    Result<BlockTable> table = BlockTable::csr(indptr_, indices_);
+    return table.ok() ? BatchState::make({.shape = options.shape,
+                                          .page_size = options.page_size,
+                                          .seq_lens = options.lens,
+                                          .block_table = *table,
+                                          .num_pages = num_pages_})
+                      : table.error();
+  }
+  [[nodiscard]] const PagedKv& kv() const { return kv_; }
+
+ private:
+  static void fill(AlignedBuffer& buffer, DType dtype, std::uint64_t seed) {
+    std::vector<float> values(1 << 16);
+    SplitMix64 random(seed);
+    std::generate(values.begin(), values.end(), [&] { return random.normal(); });
+    const auto count = static_cast<std::int64_t>(buffer.size()) / dtype_bytes(dtype);
+    for (std::int64_t i = 0; i < count; ++i) {
+      store_element(buffer.data(), dtype, i, values[static_cast<std::size_t>((i + (i >> 16)) & 0xFFFF)]);
+    }
+  }
+
+  AlignedBuffer k_, v_;
+  std::int64_t num_pages_ = 0;
+  std::vector<std::int32_t> order_, indices_, indptr_ = {0};
+  std::size_t next_ = 0;
+  PagedKv kv_;
+};
+
+struct RouteSamples {
+  Plan plan;
+  std::vector<double> gb_per_s, share, dispatch_us, merge_us;
+};
+
+Result<nlohmann::json> measure(const Options& options) {
+  const Result<DType> dtype = parse_dtype(options.dtype);
+  const Result<KvOrder> order = parse_kv_order(options.order);
+  if (!dtype.ok() || !order.ok()) {
+    return dtype.ok() ? order.error() : dtype.error();
+  }
+  const Result<KvLayout> layout = KvLayout::make(*order, KvPacking::kSeparate, options.page_size, options.shape);
+  if (!layout.ok()) {
+    return layout.error();
+  }
+  CpuOptions cpu;
+  if (options.threads > 0) {
+    cpu.threads = options.threads;
+  }
+  if (!options.isa.empty()) {
+    const Result<Isa> isa = parse_isa(options.isa);
+    if (!isa.ok()) {
+      return isa.error();
+    }
+    cpu.isa = *isa;
+  }
+  Result<std::unique_ptr<CpuBackend>> made = CpuBackend::create(cpu);
+  if (!made.ok()) {
+    return made.error();
+  }
+  CpuBackend& backend = **made;
+  Result<Pool> pool = Pool::make(options, *dtype, *layout, backend.topology().last_level_cache_bytes());
+  if (!pool.ok()) {
+    return pool.error();
+  }
+  Result<BatchState> batch = pool->next_batch(options);
+  if (!batch.ok()) {
+    return batch.error();
+  }
+  std::vector<RouteSamples> routes;
+  for (const std::string& name : options.routes) {
+    const Result<Route> route = parse_route(name);
+    if (!route.ok()) {
+      return route.error();
+    }
+    PlanOptions plan_options = {.route = *route, .num_workers = backend.num_workers()};
+    if (options.splits > 0 && *route != Route::kRow) {
+      plan_options.splits = options.splits;
+    }
+    Result<Plan> plan = make_plan(*batch, plan_options);
+    if (!plan.ok()) {
+      return plan.error();
+    }
+    PKV_RETURN_IF_ERROR(backend.reserve(*plan));
+    routes.push_back({.plan = *std::move(plan), .gb_per_s = {}, .share = {}, .dispatch_us = {}, .merge_us = {}});
+  }
+
+  const std::size_t q_elements = options.lens.size() * static_cast<std::size_t>(options.shape.num_q_heads) *
+                                 static_cast<std::size_t>(options.shape.head_dim);
+  std::vector<float> q(q_elements), out(q_elements);
+  SplitMix64 random(4);
+  std::generate(q.begin(), q.end(), [&] { return random.normal(); });
+  const double bytes = static_cast<double>(kv_bytes(batch->attended_tokens(), options.shape, *dtype));
+  std::vector<double> probe_gb_per_s;
+  constexpr std::int32_t kWarmUp = 2;
+  for (std::int32_t repeat = -kWarmUp; repeat < options.repeats; ++repeat) {
+    for (RouteSamples& route : routes) {  // a probe before each route: neighbours in time
+      batch = pool->next_batch(options);
+      const Result<ProbeResult> probe = backend.paged_read_probe(*batch, pool->kv());
+      if (!probe.ok()) {
+        return probe.error();
+      }
+      batch = pool->next_batch(options);
+      const Result<RunTimes> times =
+          backend.run(route.plan, {.batch = *batch,
+                                   .q = dense_queries(q.data(), DType::kF32, options.shape),
+                                   .kv = pool->kv(),
+                                   .out = dense_outputs(out.data(), DType::kF32, options.shape)});
+      if (!times.ok()) {
+        return times.error();
+      }
+      if (repeat >= 0) {
+        const double gb_per_s = bytes / static_cast<double>(times->total_ns);
+        probe_gb_per_s.push_back(probe->gb_per_s());
+        route.gb_per_s.push_back(gb_per_s);
+        route.share.push_back(gb_per_s / probe->gb_per_s());
+        route.dispatch_us.push_back(static_cast<double>(times->dispatch_ns) / 1e3);
+        route.merge_us.push_back(static_cast<double>(times->merge_ns) / 1e3);
+      }
+    }
+  }
+  nlohmann::json report = {{"device", backend.describe()},
+                           {"isa", isa_name(backend.isa())},
+                           {"huge_pages", huge_page_mode_name(backend.topology().huge_pages)},
+                           {"lens", options.lens},
+                           {"dtype", options.dtype},
+                           {"order", options.order},
+                           {"page_size", options.page_size},
+                           {"q_heads", options.shape.num_q_heads},
+                           {"kv_heads", options.shape.num_kv_heads},
+                           {"head_dim", options.shape.head_dim},
+                           {"repeats", options.repeats},
+                           {"probe_gb_per_s", spread(probe_gb_per_s)},
+                           {"routes", nlohmann::json::array()}};
+  for (RouteSamples& route : routes) {
+    report["routes"].push_back({{"name", route_name(route.plan.route())},
+                                {"splits", route.plan.max_splits()},
+                                {"tasks", route.plan.counters().num_tasks},
+                                {"gb_per_s", spread(route.gb_per_s)},
+                                {"share_of_probe", spread(route.share)},
+                                {"dispatch_us", spread(route.dispatch_us)},
+                                {"merge_us", spread(route.merge_us)}});
+  }
+  return report;
+}
+
+}  // namespace
+}  // namespace pkv
+
+int main(int argc, char** argv) {
+  pkv::Options options;
+  CLI::App app("Decode kernels against the paged-read probe, interleaved. Prints JSON.");
+  app.add_option("--lens", options.lens, "Row lengths in tokens")->delimiter(',')->capture_default_str();
+  app.add_option("--q-heads", options.shape.num_q_heads)->capture_default_str();
+  app.add_option("--kv-heads", options.shape.num_kv_heads)->capture_default_str();
+  app.add_option("--head-dim", options.shape.head_dim)->capture_default_str();
+  app.add_option("--page-size", options.page_size)->check(CLI::Range(1, 256))->capture_default_str();
+  app.add_option("--dtype", options.dtype, "f32, f16 or bf16")->capture_default_str();
+  app.add_option("--layout", options.order, "HND or NHD")->capture_default_str();
+  app.add_option("--routes", options.routes)->delimiter(',')->capture_default_str();
+  app.add_option("--splits", options.splits, "0: each route chooses")->capture_default_str();
+  app.add_option("--threads", options.threads, "0: one a physical core")->capture_default_str();
+  app.add_option("--isa", options.isa, "portable, avx2 or avx512; the best when not set");
+  app.add_option("--repeats", options.repeats)->check(CLI::Range(1, 100000))->capture_default_str();
+  app.add_option("--pool-caches", options.pool_caches, "K,V pool in multiples of the last-level cache")
+      ->capture_default_str();
+  CLI11_PARSE(app, argc, argv);
+  const pkv::Result<nlohmann::json> report = pkv::measure(options);
+  if (!report.ok()) {
+    std::fprintf(stderr, "bench_decode: %s\n", report.error().to_string().c_str());
+    return 2;
+  }
+  std::printf("%s\n", report->dump(2).c_str());
+  return 0;
+}

@@ -1,0 +1,70 @@
+// Instruction sets: names, selection, and that the chosen one is what was compiled.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "exec/cpu/cpu_backend.h"
+
+namespace pkv {
+namespace {
+
+using ::testing::HasSubstr;
+
+TEST(Isa, Names_RoundTrip) {
+  for (const Isa isa : {Isa::kPortable, Isa::kAvx2, Isa::kAvx512}) {
+    const Result<Isa> parsed = parse_isa(isa_name(isa));
+    ASSERT_TRUE(parsed.ok());
+    EXPECT_EQ(*parsed, isa);
+  }
+}
+
+TEST(Isa, UnknownName_ListsTheNames) {
+  const Result<Isa> parsed = parse_isa("sse9");
+  ASSERT_FALSE(parsed.ok());
+  EXPECT_EQ(parsed.error().code, ErrorCode::kInvalidArgument);
+  EXPECT_THAT(parsed.error().message, HasSubstr("'sse9'"));
+  EXPECT_THAT(parsed.error().message, HasSubstr("portable, avx2, avx512"));
+}
+
+TEST(Isa, Portable_IsAlwaysSupportedAndFirst) {
+  ASSERT_FALSE(supported_isas().empty());
+  EXPECT_EQ(supported_isas().front(), Isa::kPortable);
+}
+
+TEST(Isa, Forced_RunsKernelsCompiledForIt) {
+  for (const Isa isa : supported_isas()) {
+    const Result<std::unique_ptr<CpuBackend>> backend = CpuBackend::create({.threads = 1, .isa = isa});
+    ASSERT_TRUE(backend.ok());
+    EXPECT_EQ((*backend)->isa(), isa);
+    EXPECT_EQ((*backend)->kernels().vector_bytes, isa == Isa::kAvx512 ? 64 : isa == Isa::kAvx2 ? 32 : 16);
+    EXPECT_THAT((*backend)->describe(), HasSubstr(std::string(isa_name(isa)) + " kernels"));
+  }
+}
+
+TEST(Isa, Tables_HoldDifferentFunctions) {
+  const std::vector<Isa> isas = supported_isas();
+  for (std::size_t i = 1; i < isas.size(); ++i) {
+    EXPECT_NE(find_kernels(isas[i])->decode, find_kernels(isas[i - 1])->decode);
+    EXPECT_NE(find_kernels(isas[i])->merge, find_kernels(isas[i - 1])->merge);
+  }
+}
+
+TEST(Isa, NotSet_TakesTheBest) {
+  const Result<std::unique_ptr<CpuBackend>> backend = CpuBackend::create({.threads = 1});
+  ASSERT_TRUE(backend.ok());
+  EXPECT_EQ((*backend)->isa(), supported_isas().back());
+}
+
+TEST(Isa, NotOfThisCpu_IsAnErrorWithTheList) {
+  for (const Isa isa : {Isa::kAvx2, Isa::kAvx512}) {
+    if (find_kernels(isa) != nullptr) {
+      continue;
+    }
+    const Result<std::unique_ptr<Backend>> backend = make_cpu_backend({.isa = isa});
+    ASSERT_FALSE(backend.ok());
+    EXPECT_EQ(backend.error().code, ErrorCode::kUnsupported);
+    EXPECT_THAT(backend.error().message, HasSubstr("portable"));
+  }
+}
+
+}  // namespace
+}  // namespace pkv
