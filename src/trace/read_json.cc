@@ -95,11 +95,13 @@ class RecordReader {
 }  // namespace
 
 Status read_json(TextInput& input, TraceBuilder& builder) {
+  const std::int64_t first_line = input.next_line_number();
   const Result<std::string> document = input.read_rest();
   PKV_RETURN_IF_ERROR(document);
   RecordReader reader(input.name(), builder);
-  return for_each_json_record({.text = document.value(), .file = input.name(), .first_line = 1, .wanted = is_wanted},
-                              [&](const JsonValue& record) { return reader.add(record); });
+  return for_each_json_record(
+      {.text = document.value(), .file = input.name(), .first_line = first_line, .wanted = is_wanted},
+      [&](const JsonValue& record) { return reader.add(record); });
 }
 
 Status for_each_json_line(TextInput& input, const std::function<bool(std::string_view)>& wanted,

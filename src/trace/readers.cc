@@ -113,8 +113,8 @@ Result<TraceFormat> sniff_header(const TextInput& input, std::string_view line) 
   return unknown_format(input, line);
 }
 
-/// Looks at the first line that is not blank; blank lines before it are gone afterwards.
-Result<TraceFormat> sniff(TextInput& input) {
+/// The first line that is not blank; it is read again afterwards, blank lines before it are gone.
+Result<std::string_view> peek_line(TextInput& input) {
   std::string_view line;
   do {
     const Result<bool> more = input.next_line(line);
@@ -124,6 +124,11 @@ Result<TraceFormat> sniff(TextInput& input) {
     }
   } while (trimmed(line).empty());
   input.unread_line();
+  return line;
+}
+
+/// By the first line that is not blank.
+Result<TraceFormat> detect(const TextInput& input, std::string_view line) {
   switch (trimmed(line).front()) {
     case '[': return TraceFormat::kJson;
     case '{': return sniff_object(input, line);
@@ -163,16 +168,30 @@ Result<std::vector<std::string>> list_entries(const std::string& path) {
   }
 }
 
+Error with_format_hint(Error error, TraceFormat asked, TraceFormat detected) {
+  error.message += fmt::format(" (read as {} because that format was asked for; the content looks like {})",
+                               trace_format_name(asked), trace_format_name(detected));
+  return error;
+}
+
 Result<Trace> read_single(const std::string& path, const TraceReadOptions& options) {
   Result<ArchiveReader> archive = ArchiveReader::open(path);
   PKV_RETURN_IF_ERROR(archive);
   const Result<bool> found = archive->next_entry();
   PKV_RETURN_IF_ERROR(found);
   TextInput input = archive->text();
-  const Result<TraceFormat> format = options.format ? Result<TraceFormat>(*options.format) : sniff(input);
-  PKV_RETURN_IF_ERROR(format);
-  TraceBuilder builder(path, trace_format_name(format.value()));
-  PKV_RETURN_IF_ERROR(read_text(input, format.value(), options, builder));
+  const Result<std::string_view> line = peek_line(input);
+  PKV_RETURN_IF_ERROR(line);
+  const Result<TraceFormat> detected = detect(input, line.value());
+  if (!options.format) {
+    PKV_RETURN_IF_ERROR(detected);
+  }
+  const TraceFormat format = options.format ? *options.format : detected.value();
+  TraceBuilder builder(path, trace_format_name(format));
+  if (Status status = read_text(input, format, options, builder); !status.ok()) {
+    return detected.ok() && detected.value() != format ? with_format_hint(status.error(), format, detected.value())
+                                                       : status.error();
+  }
   return std::move(builder).finish(options.limit);
 }
 

@@ -88,13 +88,15 @@ Result<bool> TextInput::read_line() {
 Result<std::string> TextInput::read_rest() {
   std::string rest;
   std::string_view line;
+  bool first = true;
   for (;;) {
     const Result<bool> more = next_line(line);
     PKV_RETURN_IF_ERROR(more);
     if (!more.value()) {
       return rest;
     }
-    rest.append(line).push_back('\n');
+    rest.append(first ? "" : "\n").append(line);
+    first = false;
     if (rest.size() > kMaxDocumentBytes) {
       return io_error(fmt::format("document is larger than {} bytes; JSON lines have no such limit", kMaxDocumentBytes),
                       place());

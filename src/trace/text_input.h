@@ -35,6 +35,8 @@ class TextInput {
   [[nodiscard]] const std::string& name() const { return name_; }
   /// Of the last line, from 1.
   [[nodiscard]] std::int64_t line_number() const { return line_number_; }
+  /// Of the line that comes next.
+  [[nodiscard]] std::int64_t next_line_number() const { return unread_ ? line_number_ : line_number_ + 1; }
   /// "name:line", or "name:line, field FIELD".
   [[nodiscard]] std::string place(std::string_view field = {}) const;
 

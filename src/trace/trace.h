@@ -21,16 +21,16 @@ struct Request {
 /// Requests in order of arrival (the order of the source among equals).
 struct Trace {
   /// What the user named: "paper:bimodal" or the path.
-  std::string name;
+  std::string name{};
   /// "paper", "csv", "json", "jsonl", "azure2023", "mooncake", "coding-sessions", "servegen".
-  std::string format;
+  std::string format{};
   ArrivalUnit arrival_unit = ArrivalUnit::kSteps;
   /// False for a file without arrival times: all arrivals are 0, and paper admission takes the
   /// paper's own rule (request i at step i / max_active) in their place.
   bool has_arrivals = true;
-  std::vector<Request> requests;
+  std::vector<Request> requests{};
   /// What a reader changed or left out, one sentence each ("11 calls without output tokens left out").
-  std::vector<std::string> notes;
+  std::vector<std::string> notes{};
 };
 
 }  // namespace pkv

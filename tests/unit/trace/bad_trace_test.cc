@@ -180,9 +180,17 @@ std::vector<BadText> bad_texts() {
       {"SessionCallNumber", "{\"block_size\": 64, \"requests\": [7]}\n", kBad, "trace:1, field requests",
        "call 0: is a number, expected an object"},
 
-      {"WrongFormatCsv", kMoon, kBad, "trace:1, field prompt_len", "no column prompt_len or prompt", TraceFormat::kCsv},
+      {"WrongFormatCsv", kMoon, kIo, "trace:1",
+       "after a closing quote, expected a comma or the end of the line (read as csv because that format was asked for; "
+       "the content looks like mooncake)",
+       TraceFormat::kCsv},
       {"WrongFormatAzure", "prompt_len,decode_len\n1,2\n", kBad, "trace:1, field TIMESTAMP", "no column TIMESTAMP",
        TraceFormat::kAzure2023},
+      {"JsonAfterBlankLines", "\n\n[{\"prompt\": 1,\n\"decode\": -2}]", kBad, "trace:4, field decode",
+       "-2 is negative"},
+      {"WrongFormatBinary", std::string("\x7F\0\nprompt_len,decode_len\n1,2\n", 30), kIo, "trace:1", "binary data",
+       TraceFormat::kCsv},
+      {"WrongFormatEmpty", "\n", kIo, "trace", "is empty", TraceFormat::kMooncake},
       {"WrongFormatMooncake", "{\"prompt\": 1, \"decode\": 2}\n", kBad, "trace:1, field timestamp", "is missing",
        TraceFormat::kMooncake},
       {"WrongFormatSessions", kMoon, kBad, "trace:1, field requests", "is missing, expected an array of calls",
@@ -210,7 +218,7 @@ TEST_P(BadTrace, Input_IsRefusedWithItsPlace) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Table, BadTrace, ::testing::ValuesIn(bad_texts()),
-                         [](const auto& info) { return info.param.name; });
+                         [](const auto& instance) { return instance.param.name; });
 
 std::string error_text(const std::string& path, const TraceReadOptions& options = {}) {
   const auto trace = read_trace(path, options);
@@ -338,7 +346,7 @@ INSTANTIATE_TEST_SUITE_P(
         {"SumTooLarge", kRates, "{\"0\": {\"input_tokens\": \"{2147483647: 1}\", \"output_tokens\": \"{5: 1}\"}}",
          "chunk-3-trace.csv:1", "the limit is 2147483647"},
     }),
-    [](const auto& info) { return info.param.name; });
+    [](const auto& instance) { return instance.param.name; });
 
 TEST(BadServeGenPair, HalfOrDoubled_IsRefused) {
   const TempDir dir;

@@ -130,7 +130,7 @@ INSTANTIATE_TEST_SUITE_P(
                       SharedFile{"mooncake_conversation_first_half.jsonl", "mooncake_conversation_first_half",
                                  "mooncake"},
                       SharedFile{"mooncake_synthetic_first_half.jsonl", "mooncake_synthetic_first_half", "mooncake"}),
-    [](const auto& info) { return info.param.profile; });
+    [](const auto& instance) { return instance.param.profile; });
 
 TEST(SharedMooncake, SpreadTicks_KeepEveryRequestInsideItsTick) {
   const std::string path = kTraces + "mooncake_conversation_first_half.jsonl";
