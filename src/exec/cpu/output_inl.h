@@ -42,6 +42,12 @@ template <DType kType>
 HWY_INLINE void store_vector(F32 d, VF v, std::byte* to) {
   if constexpr (kType == DType::kF32) {
     hn::StoreU(v, d, reinterpret_cast<float*>(to));
+  } else if constexpr (kType == DType::kF16 && HWY_TARGET == HWY_EMU128) {
+    HWY_ALIGN float lanes[kLanes];  // Highway's emulation truncates
+    hn::Store(v, d, lanes);
+    for (std::int32_t i = 0; i < kLanes; ++i) {
+      store_element(to, kType, i, lanes[i]);
+    }
   } else if constexpr (kType == DType::kF16) {
     const hn::Rebind<hwy::float16_t, F32> d16;
     hn::StoreU(hn::DemoteTo(d16, v), d16, reinterpret_cast<hwy::float16_t*>(to));

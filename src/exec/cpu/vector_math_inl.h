@@ -25,11 +25,29 @@ using F32 = hn::ScalableTag<float>;
 using VF = hn::Vec<F32>;
 inline constexpr std::int32_t kLanes = static_cast<std::int32_t>(HWY_LANES(float));
 
+/// FP16 without instructions for it: as an FP32 bit pattern the value is 2^112 too small, and the product is
+/// exact. Highway's own emulation works lane by lane.
+template <class D>
+HWY_INLINE hn::Vec<D> widen_f16_bits(D d, hn::Vec<hn::Rebind<std::uint32_t, D>> bits) {
+  const hn::Rebind<std::uint32_t, D> d32;
+  const auto magnitude = hn::And(bits, hn::Set(d32, 0x7FFFU));
+  const auto scaled = hn::Mul(hn::BitCast(d, hn::ShiftLeft<13>(magnitude)), hn::Set(d, 0x1p112F));
+  const auto sign = hn::ShiftLeft<16>(hn::Sub(bits, magnitude));
+  // Scaled infinities and NaN are 2^16 and above, where no finite FP16 is.
+  const auto special = hn::VecFromMask(d, hn::Ge(scaled, hn::Set(d, 0x1p16F)));
+  const auto exponent = hn::And(hn::BitCast(d32, special), hn::Set(d32, 0x7F800000U));
+  return hn::BitCast(d, hn::Or(hn::Or(hn::BitCast(d32, scaled), exponent), sign));
+}
+
 /// Lanes of `d` consecutive elements, as FP32. No alignment is asked for.
 template <DType kType, class D>
 HWY_INLINE hn::Vec<D> load_f32(D d, const std::byte* from) {
   if constexpr (kType == DType::kF32) {
     return hn::LoadU(d, reinterpret_cast<const float*>(from));
+  } else if constexpr (kType == DType::kF16 && HWY_TARGET == HWY_EMU128) {
+    const hn::Rebind<std::uint16_t, D> d16;
+    const hn::Rebind<std::uint32_t, D> d32;
+    return widen_f16_bits(d, hn::PromoteTo(d32, hn::LoadU(d16, reinterpret_cast<const std::uint16_t*>(from))));
   } else if constexpr (kType == DType::kF16) {
     const hn::Rebind<hwy::float16_t, D> d16;
     return hn::PromoteTo(d, hn::LoadU(d16, reinterpret_cast<const hwy::float16_t*>(from)));
