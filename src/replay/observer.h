@@ -24,7 +24,7 @@ class RunObserver {
  public:
   virtual ~RunObserver() = default;
   virtual void on_progress(const Progress& progress) { static_cast<void>(progress); }
-  /// Polled at least once a step (and during filling and verification). True ends the run cleanly.
+  /// Polled at least once a step, and during verification. True ends the run cleanly.
   [[nodiscard]] virtual bool cancelled() const { return false; }
 };
 

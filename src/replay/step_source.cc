@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <numeric>
@@ -10,6 +11,7 @@
 
 #include "base/math.h"
 #include "base/random.h"
+#include "replay/memory.h"
 
 namespace pkv {
 namespace {
@@ -48,14 +50,35 @@ class TraceSource final : public StepSource {
   std::int64_t yielded_ = 0;
 };
 
+/// The first `count` ids of a seeded permutation of [0, universe).
+std::vector<std::int32_t> deal_ids(std::int64_t count, std::int64_t universe, std::uint64_t seed) {
+  std::vector<std::int32_t> ids(static_cast<std::size_t>(universe));
+  std::iota(ids.begin(), ids.end(), 0);
+  SplitMix64 random(seed);
+  for (std::int64_t i = 0; i < count; ++i) {
+    const auto other = static_cast<std::size_t>(i) + random.below(static_cast<std::uint64_t>(universe - i));
+    std::swap(ids[static_cast<std::size_t>(i)], ids[other]);
+  }
+  ids.resize(static_cast<std::size_t>(count));
+  return ids;
+}
+
 class RepeatedSource final : public StepSource {
  public:
-  RepeatedSource(StepRows rows, std::int64_t num_physical_pages, std::int64_t repeats)
-      : rows_(std::move(rows)), num_physical_pages_(num_physical_pages), repeats_(repeats) {}
+  /// `rows` without page ids: they are dealt on the first call of next, when the caller has found that
+  /// the pool fits.
+  RepeatedSource(StepRows rows, std::int64_t num_physical_pages, const StepOptions& options)
+      : rows_(std::move(rows)),
+        num_physical_pages_(num_physical_pages),
+        page_seed_(options.page_seed),
+        repeats_(options.repeats) {}
 
   Result<bool> next(StepRows& rows) override {
     if (yielded_ >= repeats_) {
       return false;
+    }
+    if (yielded_ == 0) {
+      rows_.kv_indices = deal_ids(rows_.kv_indptr.back(), num_physical_pages_, page_seed_);
     }
     rows = rows_;
     rows.step_idx = yielded_++;
@@ -69,21 +92,30 @@ class RepeatedSource final : public StepSource {
  private:
   StepRows rows_;
   std::int64_t num_physical_pages_;
+  std::uint64_t page_seed_;
   std::int64_t repeats_;
   std::int64_t yielded_ = 0;
 };
 
-/// The first `count` ids of a seeded permutation of [0, universe).
-std::vector<std::int32_t> deal_ids(std::int64_t count, std::int64_t universe, std::uint64_t seed) {
-  std::vector<std::int32_t> ids(static_cast<std::size_t>(universe));
-  std::iota(ids.begin(), ids.end(), 0);
-  SplitMix64 random(seed);
-  for (std::int64_t i = 0; i < count; ++i) {
-    const auto other = static_cast<std::size_t>(i) + random.below(static_cast<std::uint64_t>(universe - i));
-    std::swap(ids[static_cast<std::size_t>(i)], ids[other]);
+/// Page ids alone can be gigabytes (2^31 tokens, page size 1), in plan-only mode too.
+Status check_tables(std::int64_t num_pages, const RunOptions& options) {
+  constexpr std::int64_t kCopies = 2;
+  const auto id_bytes = static_cast<std::int64_t>(sizeof(std::int32_t));
+  return check_memory(saturating_mul(num_pages, kCopies * id_bytes), memory_budget_bytes(options.memory_limit_bytes),
+                      fmt::format("a block table of {} pages", num_pages));
+}
+
+/// Pages that the admission will hold ids of.
+std::int64_t table_pages(const Trace& trace, const AdmissionOptions& options) {
+  if (options.mode == AdmissionMode::kFcfs) {
+    return std::max<std::int64_t>(0, options.pool_pages.value_or(0));
   }
-  ids.resize(static_cast<std::size_t>(count));
-  return ids;
+  std::int64_t pages = 0;
+  for (const Request& request : trace.requests) {
+    const std::int64_t tokens = std::int64_t{request.prompt_len} + request.decode_len;
+    pages = saturating_add(pages, ceil_div(std::max<std::int64_t>(0, tokens), std::int64_t{options.page_size}));
+  }
+  return pages;
 }
 
 Status validate_step(const StepOptions& options) {
@@ -118,6 +150,7 @@ Result<std::unique_ptr<StepSource>> make_trace_source(const Trace& trace, const 
   if (options.skip_steps < 0) {
     return invalid(fmt::format("{} steps to skip, must be at least 0", options.skip_steps), "skip");
   }
+  PKV_RETURN_IF_ERROR(check_tables(table_pages(trace, options.admission), options.run));
   auto admission = make_admission(trace, options.admission);
   if (!admission.ok()) {
     return admission.error();
@@ -149,9 +182,8 @@ Result<std::unique_ptr<StepSource>> make_repeated_source(const StepOptions& opti
                  "hole_fraction"};
   }
   const auto physical_pages = static_cast<std::int64_t>(universe);
-  rows.kv_indices = deal_ids(used_pages, physical_pages, options.page_seed);
-  return std::unique_ptr<StepSource>(
-      std::make_unique<RepeatedSource>(std::move(rows), physical_pages, options.repeats));
+  PKV_RETURN_IF_ERROR(check_tables(physical_pages, options.run));
+  return std::unique_ptr<StepSource>(std::make_unique<RepeatedSource>(std::move(rows), physical_pages, options));
 }
 
 }  // namespace pkv

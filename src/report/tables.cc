@@ -186,8 +186,10 @@ std::string suite_advice(std::span<const SuiteEntry> entries) {
   };
   const auto& widest = *std::max_element(entries.begin(), entries.end(),
                                          [&](const auto& a, const auto& b) { return gain(a) < gain(b); });
-  return fmt::format("Best by the wall clock: {}; widest gap on {} ({:.2f} times {}). Try next: pkv replay --trace {}",
-                     winners, widest.label, gain(widest), widest.summary.baseline, widest.summary.trace);
+  const std::string seed = widest.summary.seed ? fmt::format(" --seed {}", *widest.summary.seed) : std::string{};
+  return fmt::format(
+      "Best by the wall clock: {}; widest gap on {} ({:.2f} times {}). Try next: pkv replay --trace {}{}", winners,
+      widest.label, gain(widest), widest.summary.baseline, widest.summary.trace, seed);
 }
 
 std::string verify_table(const VerifyRecords& records, TextStyle style) {

