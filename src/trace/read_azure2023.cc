@@ -25,9 +25,12 @@ class DateScanner {
   /// Exactly `digits` digits.
   std::int64_t number(std::size_t digits) {
     std::int64_t value = 0;
-    const auto [stop, error] = std::from_chars(rest_.data(), rest_.data() + std::min(digits, rest_.size()), value);
-    ok_ = ok_ && error == std::errc() && stop == rest_.data() + digits && rest_.front() != '-';
-    rest_.remove_prefix(ok_ ? digits : 0);
+    ok_ = ok_ && rest_.size() >= digits && rest_.front() != '-';
+    if (ok_) {
+      const auto [stop, error] = std::from_chars(rest_.data(), rest_.data() + digits, value);
+      ok_ = error == std::errc() && stop == rest_.data() + digits;
+      rest_.remove_prefix(digits);
+    }
     return value;
   }
   void separator(std::string_view any_of) {
