@@ -90,7 +90,7 @@ Scratch carve(ScratchCarver& carver, const AttentionShape& shape, std::int64_t h
   return scratch;
 }
 
-bool cpu_runs(std::int64_t target) { return (hwy::SupportedTargets() & target) != 0; }
+[[maybe_unused]] bool cpu_runs(std::int64_t target) { return (hwy::SupportedTargets() & target) != 0; }
 
 }  // namespace
 
