@@ -21,6 +21,8 @@ struct RouteChoice {
   Route route = Route::kRow;
   /// The route chooses from the number of workers when not set.
   std::optional<std::int32_t> splits;
+  /// KV heads a task; the route chooses when not set.
+  std::optional<std::int32_t> kv_heads_per_task = std::nullopt;
 
   friend bool operator==(const RouteChoice&, const RouteChoice&) = default;
 };

@@ -29,6 +29,7 @@ std::vector<float> random_sinks(const RunOptions& options) {
 RoutePlanner::RoutePlanner(const RouteChoice& choice, std::int32_t num_workers) {
   options_.route = choice.route;
   options_.splits = choice.splits;
+  options_.kv_heads_per_task = choice.kv_heads_per_task;
   options_.num_workers = num_workers;
 }
 

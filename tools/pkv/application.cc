@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <exception>
+#include <memory>
 #include <new>
 #include <vector>
 
@@ -32,10 +33,23 @@ constexpr const char* kExamples =
     "\n"
     "Exit codes: 0 done, 1 verification failed, 2 bad input, 130 interrupted (what was measured is printed).";
 
+// Options in two columns that fit a terminal.
+class HelpFormatter : public CLI::Formatter {
+ public:
+  HelpFormatter() { column_width(30); }
+  std::string make_option_name(const CLI::Option* option, bool is_positional) const override {
+    std::string name = CLI::Formatter::make_option_name(option, is_positional);
+    constexpr std::string_view kDefaultOfFlag = "{false}";
+    if (const auto at = name.find(kDefaultOfFlag); at != std::string::npos) name.erase(at, kDefaultOfFlag.size());
+    return name;
+  }
+};
+
 class Application {
  public:
   Application() : app_(kDescription, "pkv") {
     app_.footer(kExamples);
+    app_.formatter(std::make_shared<HelpFormatter>());
     app_.set_version_flag("--version", "pkv " PKV_VERSION);
     app_.require_subcommand(0, 1);
     app_.allow_extras();
@@ -44,13 +58,12 @@ class Application {
   }
 
   int run(std::span<const std::string> arguments) {
-    std::vector<std::string> reversed(arguments.rbegin(), arguments.rend());  // CLI11 takes them from the back
     try {
-      app_.parse(std::move(reversed));
+      app_.parse(reversed(arguments));
     } catch (const CLI::Success& request) {  // --help, --version
       return show(request);
     } catch (const CLI::ParseError& error) {
-      fail("command line", error.what());
+      refuse_syntax(error, arguments);
     }
     const Command* command = chosen();
     refuse_extras(command);
@@ -58,11 +71,40 @@ class Application {
   }
 
  private:
-  // CLI11 prints help and version itself; errors never come here.
+  // CLI11 takes arguments from the back. Options without a command are the tour's.
+  static std::vector<std::string> reversed(std::span<const std::string> arguments) {
+    std::vector<std::string> words(arguments.rbegin(), arguments.rend());
+    constexpr std::string_view kOwn[] = {"-h", "--help", "--version"};
+    const bool own = !words.empty() && std::find(std::begin(kOwn), std::end(kOwn), words.back()) != std::end(kOwn);
+    if (!words.empty() && words.back().starts_with('-') && !own) words.emplace_back("tour");
+    return words;
+  }
+
+  // CLI11 says "plan-only was given a disallowed flag override" and drops the value.
+  static void refuse_flag_value(const std::string& text, std::span<const std::string> arguments) {
+    const std::string flag = "--" + text.substr(0, text.find(' '));
+    for (const std::string& argument : arguments) {
+      if (argument.starts_with(flag + "=")) {
+        fail(flag, fmt::format("takes no value, but '{}' is given", argument.substr(flag.size() + 1)));
+      }
+    }
+  }
+
+  // CLI11 says "--steps: 1 required N missing": the option is the place.
+  [[noreturn]] static void refuse_syntax(const CLI::ParseError& error, std::span<const std::string> arguments) {
+    if (error.get_name() == "ArgumentMismatch") refuse_flag_value(error.what(), arguments);
+    const std::string text = error.what();
+    const std::size_t colon = text.find(": ");
+    if (!text.starts_with("--") || colon == std::string::npos) fail("command line", text);
+    const std::string message = text.substr(colon + 2);
+    if (message.find("missing") != std::string::npos) fail(text.substr(0, colon), "has no value; it takes exactly 1");
+    if (message.starts_with("At Most")) fail(text.substr(0, colon), "is given more than once; at most once");
+    fail(text.substr(0, colon), message);
+  }
+
   int show(const CLI::Success& request) {
     if (dynamic_cast<const CLI::CallForHelp*>(&request) != nullptr) {
-      const Command* command = chosen();
-      print(command == nullptr ? app_.help() : command->app->help());
+      print(app_.help());  // of the chosen command, if any
     } else {
       print(std::string(request.what()) + "\n");
     }
@@ -80,10 +122,11 @@ class Application {
     const std::vector<std::string> extras = app_.remaining(true);
     if (extras.empty()) return;
     const std::string& word = extras.front();
-    const std::string where = command == nullptr ? "pkv" : "pkv " + app.get_name();
+    const std::string where = command == nullptr ? "command line" : "pkv " + app.get_name();
     if (word.starts_with('-')) {
       const std::string name = word.substr(0, word.find('='));
-      fail(where, unknown_name("option", name, option_names(app), NameList::kHidden) + "; see " + where + " --help");
+      fail(where,
+           unknown_name("option", name, option_names(app), NameList::kHidden) + fmt::format("; see {} --help", where));
     }
     if (command != nullptr) fail(where, fmt::format("unexpected argument '{}'; see {} --help", word, where));
     fail(where, unknown_name("command", word, command_names()));

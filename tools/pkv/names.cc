@@ -64,9 +64,8 @@ std::string unknown_name(std::string_view kind, std::string_view word, std::span
                          NameList list) {
   std::string text = fmt::format("unknown {} '{}'", kind, word);
   const std::vector<std::string> near = nearest_names(word, names);
-  if (!near.empty()) text += fmt::format("; did you mean '{}'?", fmt::join(near, "' or '"));
-  if (list == NameList::kShown)
-    text += fmt::format("{} {}: {}", near.empty() ? ";" : "", "known", fmt::join(names, ", "));
+  if (!near.empty()) text += fmt::format(" (did you mean '{}'?)", fmt::join(near, "' or '"));
+  if (list == NameList::kShown) text += fmt::format("; known: {}", fmt::join(names, ", "));
   return text;
 }
 

@@ -74,10 +74,10 @@ std::vector<std::int32_t> parse_lengths(std::string_view option, std::string_vie
   std::vector<std::int32_t> lengths;
   for (const std::string& part : split_list(option, text)) {
     const std::size_t cross = part.find('x');
-    const std::string where = fmt::format("{}[{}]", option, lengths.size());
+    const std::string where = fmt::format("{}[{}] of '{}'", option, lengths.size(), part);
     std::int64_t count = 1;
     if (cross != std::string::npos) {
-      count = parse_int(where + " count", std::string_view(part).substr(0, cross), {.min = 1, .max = max_count});
+      count = parse_int("the count in " + where, std::string_view(part).substr(0, cross), {.min = 1, .max = max_count});
     }
     const std::string_view length = std::string_view(part).substr(cross == std::string::npos ? 0 : cross + 1);
     const auto value = static_cast<std::int32_t>(parse_int(where, length, kLength));

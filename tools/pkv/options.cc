@@ -18,7 +18,8 @@ CLI::App& Options::add_command(CLI::App& parent, const std::string& name, const 
 
 void Options::flag(const OptionText& text, std::optional<bool>& target) {
   app_.add_flag_function(
-      text.flags, [&target](std::int64_t count) { target = count > 0; }, text.help);
+          text.flags, [&target](std::int64_t count) { target = count > 0; }, text.help)
+      ->disable_flag_override();
 }
 
 void Options::positional(const OptionText& text, const std::string& metavar, std::optional<std::string>& target) {
@@ -29,13 +30,14 @@ void Options::positional(const OptionText& text, const std::string& metavar, std
 
 void Options::add(const OptionText& text, const std::string& metavar, Parse parse) {
   const std::string& name = text.flags;
+  const std::string help =
+      text.shown_default.empty() ? text.help : fmt::format("{} [{}]", text.help, text.shown_default);
   app_.add_option_function<std::string>(
-          name, [parse = std::move(parse), name](const std::string& value) { parse(name, value); }, text.help)
-      ->type_name(metavar)
-      ->default_str(text.shown_default);
+          name, [parse = std::move(parse), name](const std::string& value) { parse(name, value); }, help)
+      ->type_name(metavar);
 }
 
-std::string Options::join(const std::vector<std::string>& names) { return fmt::format("{}", fmt::join(names, "|")); }
+std::string Options::join(const std::vector<std::string>& names) { return fmt::format("{}", fmt::join(names, ", ")); }
 
 std::vector<std::string> option_names(const CLI::App& app) {
   std::vector<std::string> names;

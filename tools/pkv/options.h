@@ -60,7 +60,8 @@ class Options {
   template <typename T>
   void choice(const OptionText& text, std::optional<T>& target, std::vector<std::string> names,
               Result<T> (*parse)(std::string_view)) {
-    add(text, join(names), [&target, names, parse](const std::string& name, const std::string& value) {
+    const OptionText listed{text.flags, text.help + ": " + join(names), text.shown_default};
+    add(listed, "NAME", [&target, names, parse](const std::string& name, const std::string& value) {
       Result<T> parsed = parse(value);
       if (!parsed.ok()) fail(name, unknown_name("value", value, names));
       target = std::move(parsed).value();

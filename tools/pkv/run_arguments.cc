@@ -92,6 +92,13 @@ std::vector<RouteChoice> resolve_routes(const RouteArguments& arguments) {
   return choices;
 }
 
+void set_heads_per_task(std::vector<RouteChoice>& choices, std::int64_t heads, std::int32_t num_kv_heads) {
+  if (heads > num_kv_heads) {
+    fail("--heads-per-task", fmt::format("{} is out of range; it must be 1 to --kv-heads = {}", heads, num_kv_heads));
+  }
+  for (RouteChoice& choice : choices) choice.kv_heads_per_task = static_cast<std::int32_t>(heads);
+}
+
 Route resolve_baseline(const RouteArguments& arguments, std::vector<RouteChoice>& choices) {
   if (arguments.baseline) {
     return find_choice(choices, parse_route_at("--baseline", *arguments.baseline), "--baseline").route;
@@ -209,6 +216,8 @@ void add_route_options(Options& options, RouteArguments& routes) {
   options.words({"--routes", "Routes: row, padded, bucket, split, workqueue, pages", "all"}, "all|LIST", routes.routes);
   options.words({"--splits", "Splits of all routes but row, or of single ones", "the route chooses"}, "N|ROUTE=N,...",
                 routes.splits);
+  options.integer({"--heads-per-task", "KV heads a task, for all routes", "1, all for pages"}, routes.heads_per_task,
+                  {.min = 1, .max = kMaxKvHeads});
   options.words({"--baseline", "Route that ratios are against", "row, or else the first"}, "ROUTE", routes.baseline);
 }
 
@@ -257,6 +266,9 @@ RunOptions resolve(const RunArguments& arguments, std::uint64_t data_seed) {
   options.kv_dtype = arguments.kv.dtype.value_or(options.kv_dtype);
   options.query_dtype = arguments.kv.query_dtype;
   options.routes = resolve_routes(arguments.routes);
+  if (arguments.routes.heads_per_task) {
+    set_heads_per_task(options.routes, *arguments.routes.heads_per_task, options.shape.num_kv_heads);
+  }
   options.baseline = resolve_baseline(arguments.routes, options.routes);
   options.warmup_steps = to_int32(arguments.measure.warmup, options.warmup_steps);
   options.verify = arguments.measure.verify.value_or(options.verify);
