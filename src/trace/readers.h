@@ -22,7 +22,7 @@ Result<TraceFormat> parse_trace_format(std::string_view name);
 struct TraceReadOptions {
   /// Detected by content when not set.
   std::optional<TraceFormat> format = std::nullopt;
-  /// For formats that are drawn from (servegen) or need start times (coding-sessions).
+  /// For formats whose requests are drawn (servegen); the others ignore it.
   std::uint64_t seed = 1;
   /// First requests kept, after ordering by arrival; all when not set.
   std::optional<std::int64_t> limit = std::nullopt;

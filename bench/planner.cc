@@ -1,0 +1,91 @@
+// Time of validating and planning a step, by rows, route and splits. Google Benchmark; JSON by
+// --benchmark_format=json. Counter tasks_per_us shows that planning is linear: it stays level as tasks grow.
+// Not here: execution (decode.cc).
+#include <benchmark/benchmark.h>
+
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "base/math.h"
+#include "base/random.h"
+#include "persistentkv/plan.h"
+
+namespace pkv {
+namespace {
+
+// Rows of 1,000 to 16,000 tokens over random pages.
+struct Step {
+  explicit Step(std::int64_t rows) {
+    SplitMix64 random(1);
+    indptr.push_back(0);
+    for (std::int64_t row = 0; row < rows; ++row) {
+      seq_lens.push_back(static_cast<std::int32_t>(1000 + random.below(15000)));
+      indptr.push_back(indptr.back() + ceil_div(seq_lens.back(), 16));
+    }
+    for (std::int32_t i = 0; i < indptr.back(); ++i) {
+      indices.push_back(static_cast<std::int32_t>(random.below(static_cast<std::uint64_t>(indptr.back()))));
+    }
+  }
+  Result<BatchState> batch() const {
+    return BatchState::make({.page_size = 16,
+                             .seq_lens = seq_lens,
+                             .block_table = BlockTable::csr(indptr, indices).value(),
+                             .num_pages = indptr.back()});
+  }
+  std::vector<std::int32_t> seq_lens, indptr, indices;
+};
+
+void set_counters(benchmark::State& state, const Plan& plan) {
+  const auto tasks = static_cast<double>(plan.tasks().size());
+  state.counters["tasks"] = tasks;
+  state.counters["tasks_per_us"] = benchmark::Counter(tasks * 1e-6, benchmark::Counter::kIsIterationInvariantRate);
+}
+
+void validate_batch(benchmark::State& state) {
+  const Step step(state.range(0));
+  for ([[maybe_unused]] const auto _ : state) {
+    Result<BatchState> batch = step.batch();
+    benchmark::DoNotOptimize(batch);
+  }
+  state.counters["page_ids"] = static_cast<double>(step.indices.size());
+}
+
+// Arguments: rows, splits (0: the route chooses).
+void plan_step(benchmark::State& state, Route route) {
+  const Step step(state.range(0));
+  const BatchState batch = step.batch().value();
+  PlanOptions options{.route = route, .num_workers = 2};
+  if (state.range(1) > 0 && route != Route::kRow) {
+    options.splits = static_cast<std::int32_t>(state.range(1));
+  }
+  Plan plan = make_plan(batch, options).value();
+  for ([[maybe_unused]] const auto _ : state) {
+    plan = make_plan(batch, options, std::move(plan)).value();
+    benchmark::DoNotOptimize(plan);
+  }
+  set_counters(state, plan);
+}
+
+BENCHMARK(validate_batch)->Arg(8)->Arg(64)->Arg(256)->Unit(benchmark::kMicrosecond);
+
+#define PKV_PLAN_BENCHMARK(route)                      \
+  BENCHMARK_CAPTURE(plan_step, route, Route::k##route) \
+      ->ArgsProduct({{8, 64, 256}, {0, 4, 16, 64}})    \
+      ->ArgNames({"rows", "splits"})                   \
+      ->Unit(benchmark::kMicrosecond)
+
+BENCHMARK_CAPTURE(plan_step, Row, Route::kRow)
+    ->ArgsProduct({{8, 64, 256}, {0}})
+    ->ArgNames({"rows", "splits"})
+    ->Unit(benchmark::kMicrosecond);
+PKV_PLAN_BENCHMARK(Padded);
+PKV_PLAN_BENCHMARK(Bucket);
+PKV_PLAN_BENCHMARK(Split);
+PKV_PLAN_BENCHMARK(Workqueue);
+PKV_PLAN_BENCHMARK(Pages);
+
+}  // namespace
+}  // namespace pkv
+
+BENCHMARK_MAIN();
