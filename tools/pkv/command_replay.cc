@@ -1,6 +1,9 @@
 // pkv replay: every step of a trace by several routes.
 // Not here: measuring (src/replay), tables (src/report).
+#include <fmt/format.h>
+
 #include <memory>
+#include <utility>
 
 #include "commands.h"
 #include "replay/replay.h"
@@ -42,13 +45,25 @@ ReplayOptions resolve_replay(const Arguments& arguments, const Trace& trace) {
   return options;
 }
 
+// A trace without a step after --skip is a mistake in --skip, not an empty result.
+void refuse_empty(const RunRecords& records, const Trace& trace, const ReplayOptions& options) {
+  if (num_steps(records) > 0 || records.error || records.interrupted) return;
+  const auto admission = unwrap(make_admission(trace, options.admission));
+  StepRows rows;
+  while (unwrap(admission->next(rows))) {
+  }
+  fail("--skip",
+       fmt::format("{} passes over all {} steps of {}", options.skip_steps, admission->stats().steps, trace.name));
+}
+
 int run(const Arguments& arguments) {
   static_cast<void>(resolve(arguments.run, 0));  // options are checked before a long file is read
   Output output(arguments.json);
   const Trace trace = load_trace(arguments.trace, page_size_of(arguments.run.kv));
   const ReplayOptions options = resolve_replay(arguments, trace);
-  return finish_run(observed([&](RunObserver& observer) { return replay(trace, options, observer); }), trace.notes,
-                    output);
+  RunRecords records = observed([&](RunObserver& observer) { return replay(trace, options, observer); });
+  refuse_empty(records, trace, options);
+  return finish_run(std::move(records), trace.notes, output);
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 // Not here: measuring (src/replay).
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <utility>
 #include <vector>
@@ -20,6 +21,9 @@ auto observed(Measure measure, std::string label = {}) {
   ProgressObserver observer(std::move(label));
   return unwrap(measure(observer));
 }
+
+/// Measured steps.
+std::int64_t num_steps(const RunRecords& records);
 
 /// 0, or the code of what ended the run early.
 int exit_code_of(const RunRecords& records);

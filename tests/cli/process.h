@@ -1,0 +1,48 @@
+// Runs the real pkv as a user would and keeps what it printed.
+// Not here: expectations (the tests).
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace pkv::test {
+
+struct ProcessResult {
+  /// Exit code, or 128 + signal.
+  int exit_code = -1;
+  std::string out;
+  std::string err;
+};
+
+struct ProcessOptions {
+  /// Added to the environment: "NO_COLOR=1".
+  std::vector<std::string> environment = {};
+  /// Milliseconds after which SIGINT is sent; 0: never.
+  int interrupt_after_ms = 0;
+  /// Standard output is a terminal; what it shows is in ProcessResult::out.
+  bool terminal = false;
+};
+
+ProcessResult run_pkv(const std::vector<std::string>& arguments, const ProcessOptions& options = {});
+
+/// A folder below the test's temporary folder; removed with everything in it.
+class TemporaryFolder {
+ public:
+  TemporaryFolder();
+  ~TemporaryFolder();
+  TemporaryFolder(const TemporaryFolder&) = delete;
+  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
+
+  [[nodiscard]] std::string path(const std::string& name) const { return path_ + "/" + name; }
+  void write(const std::string& name, const std::string& content) const;
+
+ private:
+  std::string path_;
+};
+
+std::string read_file(const std::string& path);
+
+/// Number of newline characters.
+int count_lines(const std::string& text);
+
+}  // namespace pkv::test
