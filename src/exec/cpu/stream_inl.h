@@ -29,6 +29,17 @@ HWY_INLINE VU add_step(U32 d, VU sum, const std::byte* from) {
   return sum;
 }
 
+/// Sum of all lanes, modulo 2^32. Highway's own sum is a signed one on AVX-512, where overflow is an error.
+HWY_INLINE std::uint32_t sum_of_lanes(U32 d, VU v) {
+  HWY_ALIGN std::uint32_t lanes[kLanes];
+  hn::Store(v, d, lanes);
+  std::uint32_t sum = 0;
+  for (const std::uint32_t lane : lanes) {
+    sum += lane;
+  }
+  return sum;
+}
+
 HWY_INLINE void prefetch_step(const std::byte* from) {
   HWY_UNROLL(4)
   for (std::int64_t i = 0; i < kStepBytes; i += 64) {
@@ -46,7 +57,7 @@ inline std::uint32_t read_streams(const ReadStreams& streams, std::int64_t bytes
       sums[s] = add_step(d, sums[s], streams.current[s] + offset);
     }
   }
-  return hn::GetLane(hn::SumOfLanes(d, hn::Add(hn::Add(sums[0], sums[1]), hn::Add(sums[2], sums[3]))));
+  return sum_of_lanes(d, hn::Add(hn::Add(sums[0], sums[1]), hn::Add(sums[2], sums[3])));
 }
 
 inline std::uint32_t read_bytes(const std::byte* data, std::int64_t bytes) {
@@ -56,7 +67,7 @@ inline std::uint32_t read_bytes(const std::byte* data, std::int64_t bytes) {
   for (; offset + kStepBytes <= bytes; offset += kStepBytes) {
     sum = add_step(d, sum, data + offset);
   }
-  std::uint32_t total = hn::GetLane(hn::SumOfLanes(d, sum));
+  std::uint32_t total = sum_of_lanes(d, sum);
   for (; offset < bytes; offset += 4) {
     std::uint32_t word;
     std::memcpy(&word, data + offset, sizeof(word));
