@@ -57,21 +57,24 @@ bool axes_overlap(const PageStrides& strides, std::int32_t page_size, const Atte
 
 Status validate_strides(std::string_view name, const PagedKv& kv, const PageStrides& strides,
                         const AttentionShape& shape) {
-  const std::string where = fmt::format("layout.{}_strides", name);
+  const auto where = [&] {
+    return fmt::format("layout.{}_strides", name);
+  };  // made for errors only: run() allocates nothing
   if (strides.page < 1 || strides.kv_head < 1 || strides.slot < 1) {
-    return invalid(where, fmt::format("page {}, kv_head {}, slot {}: strides must be at least 1", strides.page,
-                                      strides.kv_head, strides.slot));
+    return invalid(where(), fmt::format("page {}, kv_head {}, slot {}: strides must be at least 1", strides.page,
+                                        strides.kv_head, strides.slot));
   }
   const std::int64_t extent = page_extent(strides, kv.layout.page_size, shape);
   if (address_overflows(strides, extent, kv.num_pages, kv.dtype)) {
     return Error{ErrorCode::kOutOfRange,
                  fmt::format("{} pages with stride {} do not fit into 63-bit addresses", kv.num_pages, strides.page),
-                 where};
+                 where()};
   }
   if (axes_overlap(strides, kv.layout.page_size, shape) || (kv.num_pages > 1 && strides.page <= extent)) {
-    return invalid(where, fmt::format("page {}, kv_head {}, slot {} overlap for {} KV heads, page size {}, head_dim {}",
-                                      strides.page, strides.kv_head, strides.slot, shape.num_kv_heads,
-                                      kv.layout.page_size, shape.head_dim));
+    return invalid(
+        where(),
+        fmt::format("page {}, kv_head {}, slot {} overlap for {} KV heads, page size {}, head_dim {}", strides.page,
+                    strides.kv_head, strides.slot, shape.num_kv_heads, kv.layout.page_size, shape.head_dim));
   }
   return {};
 }

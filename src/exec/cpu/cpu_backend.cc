@@ -200,6 +200,7 @@ Status CpuBackend::reserve(const Plan& plan) {
   PKV_RETURN_IF_ERROR(validate_shape_support(plan.shape(), capabilities(), name()));
   PKV_RETURN_IF_ERROR(grow(partials_, PartialBytes(plan).total(), "partial states"));
   const std::int64_t stride = std::max(scratch_stride_, scratch_bytes(plan));
+  scratch_stride_ = 0;  // no scratch at all when growing fails
   PKV_RETURN_IF_ERROR(grow(scratch_, stride * num_workers(), "worker scratch"));
   scratch_stride_ = stride;
   return {};
