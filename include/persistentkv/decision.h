@@ -51,8 +51,9 @@ struct Decision {
   std::int64_t plan_ns = 0;
 };
 
-/// Plans every route, prices each plan and keeps the cheapest; the first of `routes` wins a tie.
-/// Errors: kInvalidArgument (no routes, bad profile), and those of make_plan.
+/// Plans every route, prices each plan and keeps the cheapest; the first of `routes` wins a tie. A route
+/// that cannot plan this step (a grid above the limit of tasks) is left out and named in the reason.
+/// Errors: kInvalidArgument (no routes, bad profile), and those of make_plan when no route is left.
 Result<Decision> decide(const BatchState& batch, DType kv_dtype, std::span<const Route> routes,
                         const DeviceProfile& profile);
 

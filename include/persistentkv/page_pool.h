@@ -16,7 +16,7 @@ namespace pkv {
 class PagePool {
  public:
   /// Pages 0 to num_pages - 1, dealt in that order.
-  /// Errors: kInvalidArgument unless 0 <= num_pages <= INT32_MAX.
+  /// Errors: kInvalidArgument unless 0 <= num_pages <= INT32_MAX; kResourceExhausted (memory).
   static Result<PagePool> make(std::int64_t num_pages);
   /// The same, dealt in `order`, which must be a permutation of a subset of [0, num_pages): ids that
   /// it leaves out are holes and are never dealt. Errors: kOutOfRange, kInvalidArgument (duplicate).
@@ -48,6 +48,7 @@ class PagePool {
   [[nodiscard]] std::int32_t references(std::int32_t page) const;
 
  private:
+  static Result<PagePool> deal(std::int64_t num_pages, std::span<const std::int32_t> order);
   Status check_owned(std::int32_t page) const;
 
   std::vector<std::int32_t> references_;  // by page; kHole for pages that are never dealt

@@ -159,7 +159,8 @@ constexpr TokenRange split_tiles(std::int32_t num_tiles, std::int32_t s, std::in
 /// Divides a step by a route. Touches no K,V data and no block table; time linear in tasks plus
 /// rows * log(rows). `recycled` is a plan that is no longer needed: its memory is reused, so that a
 /// steady stream of steps allocates nothing.
-/// Errors: kInvalidArgument (options), kOutOfRange (more than INT32_MAX slots or tasks).
+/// Errors: kInvalidArgument (options), kOutOfRange (more than 2^24 tasks or INT32_MAX slots),
+/// kResourceExhausted (memory).
 Result<Plan> make_plan(const BatchState& batch, const PlanOptions& options, Plan&& recycled = {});
 
 }  // namespace pkv

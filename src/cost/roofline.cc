@@ -4,7 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <optional>
+#include <string>
 #include <utility>
 
 #include "persistentkv/decision.h"
@@ -47,24 +47,30 @@ Result<Decision> decide(const BatchState& batch, DType kv_dtype, std::span<const
     return Error{ErrorCode::kInvalidArgument, "is empty; at least 1 route is needed", "routes"};
   }
   Decision decision;
-  std::optional<std::size_t> best;
+  std::string left_out;
+  Error last_error;
   for (const Route route : routes) {
     Result<Plan> plan = make_plan(batch, {.route = route, .num_workers = profile.num_workers});
-    if (!plan.ok()) {
-      return plan.error();
+    if (!plan.ok()) {  // one route's grid may be too large for a step that another route runs well
+      last_error = plan.error();
+      left_out += fmt::format("; {} left out: {}", route_name(route), last_error.message);
+      continue;
     }
     const double price = predicted_ns(*plan, kv_dtype, profile);
+    const bool is_first = decision.candidates.empty();
     decision.candidates.push_back({.route = route, .max_splits = plan->max_splits(), .predicted_ns = price});
-    if (!best.has_value() || price < decision.predicted_ns) {
-      best = decision.candidates.size() - 1;
+    if (is_first || price < decision.predicted_ns) {
       decision.predicted_ns = price;
       decision.plan = *std::move(plan);
     }
   }
-  decision.reason = fmt::format("{} is cheapest of {} routes: {:.1f} us ({} launches, {} tasks for {} workers)",
-                                route_name(decision.plan.route()), routes.size(), decision.predicted_ns * 1e-3,
-                                decision.plan.counters().num_launches, decision.plan.counters().num_nonempty_tasks,
-                                profile.num_workers);
+  if (decision.candidates.empty()) {
+    return last_error;
+  }
+  decision.reason = fmt::format("{} is cheapest of {} routes: {:.1f} us ({} launches, {} tasks for {} workers){}",
+                                route_name(decision.plan.route()), decision.candidates.size(),
+                                decision.predicted_ns * 1e-3, decision.plan.counters().num_launches,
+                                decision.plan.counters().num_nonempty_tasks, profile.num_workers, left_out);
   return decision;
 }
 

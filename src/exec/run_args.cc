@@ -23,7 +23,15 @@ Status validate_tensor(std::string_view name, const void* data, std::int64_t row
     return invalid(fmt::format("{}.head_stride", name),
                    fmt::format("{} is below head_dim = {}", head_stride, shape.head_dim));
   }
-  const std::int64_t row_elements = head_stride * (shape.num_q_heads - 1) + shape.head_dim;
+  std::int64_t row_elements = 0;
+  std::int64_t all_rows = 0;
+  if (__builtin_mul_overflow(head_stride, std::int64_t{shape.num_q_heads - 1}, &row_elements) ||
+      __builtin_add_overflow(row_elements, std::int64_t{shape.head_dim}, &row_elements) ||
+      __builtin_mul_overflow(row_stride, std::int64_t{kMaxRows} * 4, &all_rows)) {  // 4 bytes an element at most
+    return Error{ErrorCode::kOutOfRange,
+                 fmt::format("row {} and head {} do not fit into 63-bit addresses", row_stride, head_stride),
+                 fmt::format("{} strides", name)};
+  }
   if (row_stride < row_elements) {
     return invalid(fmt::format("{}.row_stride", name),
                    fmt::format("{} is below {} elements of one row", row_stride, row_elements));

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <new>
 #include <numeric>
 
 namespace pkv {
@@ -15,21 +16,40 @@ constexpr std::int32_t kHole = -1;
 
 std::string page_name(std::int32_t page) { return fmt::format("page {}", page); }
 
+Status check_count(std::int64_t num_pages) {
+  if (num_pages < 0 || num_pages > std::numeric_limits<std::int32_t>::max()) {
+    return Error{ErrorCode::kInvalidArgument, fmt::format("{} is outside 0 to 2147483647", num_pages), "num_pages"};
+  }
+  return {};
+}
+
+template <typename Make>
+Result<PagePool> make_or_exhaust(std::int64_t num_pages, const Make& make) {
+  try {
+    return make();
+  } catch (const std::bad_alloc&) {
+    return Error{ErrorCode::kResourceExhausted, fmt::format("no memory for the counts of {} pages", num_pages),
+                 "page pool"};
+  }
+}
+
 }  // namespace
 
 Result<PagePool> PagePool::make(std::int64_t num_pages) {
-  if (num_pages < 0 || num_pages > std::numeric_limits<std::int32_t>::max()) {
-    return Error{ErrorCode::kInvalidArgument, fmt::format("{} is outside 0 to 2147483647", num_pages), "num_pages"};
-  }
-  std::vector<std::int32_t> order(static_cast<std::size_t>(num_pages));
-  std::iota(order.begin(), order.end(), 0);
-  return make(num_pages, order);
+  PKV_RETURN_IF_ERROR(check_count(num_pages));
+  return make_or_exhaust(num_pages, [&]() -> Result<PagePool> {
+    std::vector<std::int32_t> order(static_cast<std::size_t>(num_pages));
+    std::iota(order.begin(), order.end(), 0);
+    return deal(num_pages, order);
+  });
 }
 
 Result<PagePool> PagePool::make(std::int64_t num_pages, std::span<const std::int32_t> order) {
-  if (num_pages < 0 || num_pages > std::numeric_limits<std::int32_t>::max()) {
-    return Error{ErrorCode::kInvalidArgument, fmt::format("{} is outside 0 to 2147483647", num_pages), "num_pages"};
-  }
+  PKV_RETURN_IF_ERROR(check_count(num_pages));
+  return make_or_exhaust(num_pages, [&] { return deal(num_pages, order); });
+}
+
+Result<PagePool> PagePool::deal(std::int64_t num_pages, std::span<const std::int32_t> order) {
   PagePool pool;
   pool.references_.assign(static_cast<std::size_t>(num_pages), kHole);
   for (std::size_t i = 0; i < order.size(); ++i) {

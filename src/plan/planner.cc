@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <new>
 #include <numeric>
 
 #include "base/math.h"
@@ -280,7 +281,12 @@ Result<Plan> PlanBuilder::build() {
 }
 
 Result<Plan> make_plan(const BatchState& batch, const PlanOptions& options, Plan&& recycled) {
-  return PlanBuilder(batch, options, std::move(recycled)).build();
+  try {
+    return PlanBuilder(batch, options, std::move(recycled)).build();
+  } catch (const std::bad_alloc&) {
+    return Error{ErrorCode::kResourceExhausted, fmt::format("no memory for the tasks of {} rows", batch.num_rows()),
+                 fmt::format("plan {}", route_name(options.route))};
+  }
 }
 
 }  // namespace pkv

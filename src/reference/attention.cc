@@ -84,6 +84,9 @@ std::vector<ReferenceState> group_states(const RunArgs& args, std::int32_t row, 
   for_each_vector(args, args.kv.v, args.kv.layout.v_strides, row, kv_head, tokens,
                   [&](std::size_t j, const std::vector<double>& v) {
                     for (std::size_t h = 0; h < num_heads; ++h) {
+                      if (states[h].m == kMinusInfinity) {
+                        continue;  // logits of -inf alone weigh nothing, as no tokens at all
+                      }
                       const double weight = std::exp(x[h][j] - states[h].m);
                       states[h].l += weight;
                       for (std::size_t i = 0; i < head_dim; ++i) {
@@ -97,6 +100,9 @@ std::vector<ReferenceState> group_states(const RunArgs& args, std::int32_t row, 
 // A sink is one more logit without a value vector.
 void add_sink(ReferenceState& state, double sink) {
   const double m = std::max(state.m, sink);
+  if (m == kMinusInfinity) {
+    return;  // nothing attended, and a sink of no weight; exp(-inf - -inf) would be NaN
+  }
   const double factor = state.m == kMinusInfinity ? 0.0 : std::exp(state.m - m);
   for (double& a : state.acc) {
     a *= factor;

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <new>
 #include <utility>
 
 #include "base/clock.h"
@@ -231,11 +232,15 @@ Result<ProbeResult> CpuBackend::read_probe(const AlignedBuffer& buffer, const Re
 }
 
 Result<std::unique_ptr<Backend>> make_cpu_backend(const CpuOptions& options) {
-  Result<std::unique_ptr<CpuBackend>> backend = CpuBackend::create(options);
-  if (!backend.ok()) {
-    return backend.error();
+  try {
+    Result<std::unique_ptr<CpuBackend>> backend = CpuBackend::create(options);
+    if (!backend.ok()) {
+      return backend.error();
+    }
+    return std::unique_ptr<Backend>(*std::move(backend));
+  } catch (const std::bad_alloc&) {
+    return Error{ErrorCode::kResourceExhausted, "no memory to start the workers", "cpu backend"};
   }
-  return std::unique_ptr<Backend>(*std::move(backend));
 }
 
 }  // namespace pkv

@@ -191,20 +191,21 @@ HWY_INLINE VF logits_of_tile(const AttentionShape& shape, const HeadBlock& block
 template <int kHeads>
 HWY_INLINE void softmax_of_tile(const HeadBlock& block, VF tile_maximum, std::int32_t num_tokens) {
   const F32 d;
-  VF m = hn::Load(d, block.m);
+  const VF m = hn::Load(d, block.m);
+  const VF raised = hn::Max(m, tile_maximum);
+  // Logits of -inf alone leave m at -inf, and exp(-inf - -inf) would be NaN; from 0 they weigh nothing.
+  const VF origin = hn::IfThenElse(hn::Eq(raised, hn::Set(d, kMinusInfinity)), hn::Zero(d), raised);
   VF l = hn::Load(d, block.l);
   // Rare after the first tiles: the n-th tile holds a new maximum once in n times on random data.
   if (HWY_UNLIKELY(!hn::AllFalse(d, hn::Gt(tile_maximum, m)))) {
-    const VF raised = hn::Max(m, tile_maximum);
-    const VF factors = exp_nonpositive(d, hn::Sub(m, raised));
+    const VF factors = exp_nonpositive(d, hn::Sub(m, origin));
     rescale<kHeads>(block, factors);
     l = hn::Mul(l, factors);
-    m = raised;
-    hn::Store(m, d, block.m);
+    hn::Store(raised, d, block.m);
   }
   for (std::int32_t t = 0; t < num_tokens; t += kTokensPerBlock<kHeads>) {
     float* p = block.p + t * kHeads;
-    const VF weights = exp_nonpositive(d, hn::Sub(hn::Load(d, p), m));
+    const VF weights = exp_nonpositive(d, hn::Sub(hn::Load(d, p), origin));
     l = hn::Add(l, weights);
     hn::Store(weights, d, p);
   }

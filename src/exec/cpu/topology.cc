@@ -107,13 +107,31 @@ std::optional<std::int64_t> read_number(const char* path) {
   return file >> value ? std::optional(value) : std::nullopt;  // "max" is no number: no limit
 }
 
-std::optional<std::int64_t> cgroup_left_bytes(const char* limit_path, const char* used_path) {
-  const std::optional<std::int64_t> limit = read_number(limit_path);
-  const std::optional<std::int64_t> used = read_number(used_path);
+/// File pages that the system gives back on demand; `used` of a group counts them.
+std::int64_t inactive_file_bytes(const char* stat_path) {
+  std::ifstream file(stat_path);
+  std::string name;
+  for (std::int64_t value = 0; file >> name >> value;) {
+    if (name == "inactive_file" || name == "total_inactive_file") {
+      return value;
+    }
+  }
+  return 0;
+}
+
+struct CgroupFiles {
+  const char* limit;
+  const char* used;
+  const char* stat;
+};
+
+std::optional<std::int64_t> cgroup_left_bytes(const CgroupFiles& files) {
+  const std::optional<std::int64_t> limit = read_number(files.limit);
+  const std::optional<std::int64_t> used = read_number(files.used);
   if (!limit || !used) {
     return std::nullopt;
   }
-  return std::max<std::int64_t>(*limit - *used, 0);
+  return std::max<std::int64_t>(*limit - std::max<std::int64_t>(*used - inactive_file_bytes(files.stat), 0), 0);
 }
 
 }  // namespace
@@ -131,9 +149,12 @@ std::string_view huge_page_mode_name(HugePageMode mode) {
 std::int64_t available_memory_bytes() {
   std::optional<std::int64_t> available = mem_available_bytes();
   for (const std::optional<std::int64_t>& left :
-       {cgroup_left_bytes("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        cgroup_left_bytes("/sys/fs/cgroup/memory/memory.limit_in_bytes",
-                          "/sys/fs/cgroup/memory/memory.usage_in_bytes")}) {
+       {cgroup_left_bytes({.limit = "/sys/fs/cgroup/memory.max",
+       .used = "/sys/fs/cgroup/memory.current",
+       .stat = "/sys/fs/cgroup/memory.stat"}),
+        cgroup_left_bytes({.limit = "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        .used = "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        .stat = "/sys/fs/cgroup/memory/memory.stat"})}) {
     if (left) {
       available = std::min(available.value_or(*left), *left);
     }

@@ -67,6 +67,19 @@ TEST_F(RooflineTest, Decision_CarriesThePlanThatWasPriced) {
   EXPECT_NE(decision.reason.find(std::string(route_name(decision.plan.route()))), std::string::npos);
 }
 
+TEST_F(RooflineTest, RouteThatCannotPlan_IsLeftOutAndNamed) {
+  std::vector<std::int32_t> seq_lens(5000, 1);
+  seq_lens[0] = 1000000;  // the padded grid of this step on 4,096 workers has over 2^24 tasks
+  DeviceProfile wide = kRtx3060;
+  wide.num_workers = 4096;
+  const BatchState step = batch(seq_lens);
+  ASSERT_FALSE(make_plan(step, {.route = Route::kPadded, .num_workers = 4096}).ok());
+  const Decision decision = decide(step, DType::kF16, kAllRoutes, wide).value();
+  EXPECT_NE(decision.reason.find("padded left out: "), std::string::npos) << decision.reason;
+  const Route padded[] = {Route::kPadded};
+  EXPECT_EQ(decide(step, DType::kF16, padded, wide).error().code, ErrorCode::kOutOfRange);
+}
+
 TEST_F(RooflineTest, EmptyBatch_HasAPrice) {
   EXPECT_EQ(decide(batch({}), DType::kF16, kAllRoutes, kRtx3060)->predicted_ns, 0.0);
 }

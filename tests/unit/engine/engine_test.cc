@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "base/half.h"
@@ -134,6 +135,11 @@ TEST_F(EngineTest, TensorsThatDoNotFit_AreErrorsThatNameThem) {
   bad = args(0);
   bad.q.row_stride = 511;
   EXPECT_EQ(where(bad), "q.row_stride");
+  bad = args(0);
+  bad.q.row_stride = std::numeric_limits<std::int64_t>::max();
+  EXPECT_EQ(where(bad), "q strides");
+  bad.q.head_stride = bad.q.row_stride;
+  EXPECT_EQ(where(bad), "q strides");
   bad = args(0);
   bad.lse = bad.lse.subspan(1);
   EXPECT_EQ(where(bad), "lse");

@@ -170,6 +170,54 @@ TEST_P(DecodeOnIsa, HugeLogits_StayFinite) {
   }
 }
 
+// Keys of -inf are how some callers mask tokens: whole tiles of them come before any finite logit.
+TEST_P(DecodeOnIsa, MinusInfinityKeys_WeighNothing) {
+  const AttentionShape shape{.num_q_heads = 4, .num_kv_heads = 1, .head_dim = 8};
+  for (const std::int32_t num_masked : {1, 32, 40, 96}) {
+    std::vector<float> k(96 * 8, 0.25F);
+    std::vector<float> v(96 * 8);
+    for (std::size_t i = 0; i < v.size(); ++i) {
+      v[i] = static_cast<float>(i / 8);
+      k[i] =
+          i % 8 == 0 && i / 8 < static_cast<std::size_t>(num_masked) ? -std::numeric_limits<float>::infinity() : k[i];
+    }
+    const std::vector<float> q(4 * 8, 1.0F);
+    const std::vector<std::int32_t> lens{96}, indptr{0, 6}, pages{0, 1, 2, 3, 4, 5};
+    std::vector<float> out(q.size());
+    std::vector<float> lse(4);
+    const RunArgs args{.batch = BatchState::make({.shape = shape,
+                                                  .page_size = 16,
+                                                  .seq_lens = lens,
+                                                  .block_table = BlockTable::csr(indptr, pages).value(),
+                                                  .num_pages = 6})
+                                    .value(),
+                       .q = dense_queries(q.data(), DType::kF32, shape),
+                       .kv = {.k = k.data(),
+                              .v = v.data(),
+                              .dtype = DType::kF32,
+                              .layout = KvLayout::make(KvOrder::kHND, KvPacking::kSeparate, 16, shape).value(),
+                              .num_pages = 6},
+                       .out = dense_outputs(out.data(), DType::kF32, shape),
+                       .lse = lse};
+    const double mean = num_masked == 96 ? 0.0 : (num_masked + 95) / 2.0;
+    const ReferenceOutput expected = reference_attention(args).value();
+    ASSERT_NEAR(expected.out[0], mean, 1e-9);
+    for (const PlanOptions& options : {PlanOptions{.route = Route::kRow}, {.route = Route::kSplit, .splits = 3}}) {
+      const Plan plan = make_plan(args.batch, options).value();
+      ASSERT_TRUE(backend_->reserve(plan).ok());
+      ASSERT_TRUE(backend_->run(plan, args).ok());
+      for (const float value : out) {
+        ASSERT_NEAR(value, mean, 1e-4) << num_masked;
+      }
+      if (num_masked == 96) {
+        ASSERT_EQ(lse[3], -std::numeric_limits<float>::infinity());
+      } else {
+        ASSERT_NEAR(lse[3], expected.lse[3], 1e-5);
+      }
+    }
+  }
+}
+
 TEST_P(DecodeOnIsa, EqualLogits_AverageTheValues) {
   check({.lens = {129}, .q_scale = 0.0F}, {.route = Route::kWorkqueue, .splits = 3});
 }

@@ -208,6 +208,10 @@ TEST(ReferenceAttention, EmptyRow_GivesZeroAndMinusInfinity) {
   EXPECT_EQ(sunk.out, std::vector<double>(32, 0.0));
   EXPECT_DOUBLE_EQ(sunk.lse[2], 3.0);
   EXPECT_EQ(reference_attention(with_sinks.args()).error().where, "sinks");
+  const std::vector<float> weightless(4, -std::numeric_limits<float>::infinity());
+  const ReferenceOutput nothing = reference_attention(with_sinks.args(weightless)).value();
+  EXPECT_EQ(nothing.out, std::vector<double>(32, 0.0));
+  EXPECT_EQ(nothing.lse[0], -std::numeric_limits<double>::infinity());
 }
 
 TEST(ReferenceAttention, HugeLogits_DoNotOverflow) {
