@@ -104,7 +104,8 @@ TEST(ReplayJson, OneNumberOfSplits_SetsEveryRouteButRow) {
   const ProcessResult result = run_pkv({"replay", "--trace", "paper:uniform", "--steps", "2", "--splits", "5",
                                         "--plan-only", "--sms", "28", "--json", "-"});
   ASSERT_EQ(result.exit_code, 0) << result.err;
-  for (const json& route : json::parse(result.out)["routes"]) {
+  const json root = json::parse(result.out);
+  for (const json& route : root["routes"]) {
     EXPECT_EQ(route["splits"], route["name"] == "row" ? json(nullptr) : json(5)) << route["name"];
   }
 }
