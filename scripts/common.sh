@@ -4,9 +4,10 @@
 pkv_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 
 say() { printf '%s: %s\n' "${pkv_script:-scripts}" "$*" >&2; }
+# Exit code 2: 1 is a failed verification (pkv) or a failed test.
 die() {
-  say "$1"
-  exit "${2:-1}"
+  say "$*"
+  exit 2
 }
 
 # The packages of the named sections of packages.txt.
@@ -50,7 +51,7 @@ apt_install() {
 ensure_packages() {
   local missing sudo
   if ! command -v dpkg-query >/dev/null; then
-    command -v cmake >/dev/null || die "this is no Debian system; install the equivalents of: $(packages_of "$@" | xargs)" 2
+    command -v cmake >/dev/null || die "this is no Debian system; install the equivalents of: $(packages_of "$@" | xargs)"
     return
   fi
   mapfile -t missing < <(missing_packages $(packages_of "$@"))
@@ -65,7 +66,7 @@ ensure_packages() {
     exit 2
   fi
   say "installing ${missing[*]}"
-  apt_install "$sudo" "${missing[@]}" || die "apt-get could not install: ${missing[*]}" 2
+  apt_install "$sudo" "${missing[@]}" || die "apt-get could not install: ${missing[*]}"
 }
 
 # configure PRESET [cmake arguments]: once, and again when the clone has moved.
