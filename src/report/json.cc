@@ -107,7 +107,7 @@ std::string verify_json(const VerifyRecords& records) {
       {"cases_asked", records.cases_asked},
       {"cases_run", records.cases_run},
       {"runs", records.runs},
-      {"passed", !records.failure.has_value()},
+      {"passed", records.passed()},
       {"max_abs_error_16bit", records.max_abs_error_16bit},
       {"mean_abs_error_16bit", records.mean_abs_error_16bit},
       {"max_abs_error_f32", records.max_abs_error_f32},

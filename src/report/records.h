@@ -126,6 +126,9 @@ struct VerifyRecords {
   /// The first case that failed; the run stops there.
   std::optional<VerifyFailure> failure;
   bool interrupted = false;
+
+  /// Every case that was asked for ran, none failed: a run cut short has shown nothing about the rest.
+  [[nodiscard]] bool passed() const { return !failure && !interrupted && cases_run == cases_asked; }
 };
 
 }  // namespace pkv

@@ -78,6 +78,8 @@ struct SuiteEntry {
   /// First column, e.g. "bimodal 8".
   std::string label;
   RunSummary summary;
+  /// Arguments of `pkv replay` that repeat this run; empty when no command does.
+  std::string arguments = {};
 };
 
 /// The JSON object of the command line contract: trace, seed, steps, physical_pages,
@@ -96,7 +98,7 @@ std::string run_table(const RunSummary& summary, TextStyle style);
 /// One table row a run and route: ratio to the baseline, tokens/s, GB/s, share of the read probe,
 /// merge MiB; the best route of each run is marked with '*'. Ends with a newline.
 std::string suite_table(std::span<const SuiteEntry> entries, TextStyle style);
-/// One line: which route won how often, and the command to try next for the largest gap.
+/// One line: which route won how often, and the command that repeats the run with the widest gap.
 std::string suite_advice(std::span<const SuiteEntry> entries);
 std::string verify_table(const VerifyRecords& records, TextStyle style);
 

@@ -186,10 +186,10 @@ std::string suite_advice(std::span<const SuiteEntry> entries) {
   };
   const auto& widest = *std::max_element(entries.begin(), entries.end(),
                                          [&](const auto& a, const auto& b) { return gain(a) < gain(b); });
-  const std::string seed = widest.summary.seed ? fmt::format(" --seed {}", *widest.summary.seed) : std::string{};
-  return fmt::format(
-      "Best by the wall clock: {}; widest gap on {} ({:.2f} times {}). Try next: pkv replay --trace {}{}", winners,
-      widest.label, gain(widest), widest.summary.baseline, widest.summary.trace, seed);
+  const std::string next =
+      widest.arguments.empty() ? std::string{} : fmt::format(" Try next: pkv replay {}", widest.arguments);
+  return fmt::format("Best by the wall clock: {}; widest gap on {} ({:.2f} times {}).{}", winners, widest.label,
+                     gain(widest), widest.summary.baseline, next);
 }
 
 std::string verify_table(const VerifyRecords& records, TextStyle style) {
@@ -204,8 +204,11 @@ std::string verify_table(const VerifyRecords& records, TextStyle style) {
   out += fmt::format("16-bit: max error {:.1e}, mean {:.1e}; fp32: max {:.1e}, mean {:.1e}; LSE: max {:.1e}\n",
                      records.max_abs_error_16bit, records.mean_abs_error_16bit, records.max_abs_error_f32,
                      records.mean_abs_error_f32, records.max_abs_error_lse);
-  if (!records.failure) {
+  if (records.passed()) {
     return out + coloured("all cases passed", CellTone::kGood, style) + "\n";
+  }
+  if (!records.failure) {
+    return out + fmt::format("no failure in {} of {} cases (interrupted)\n", records.cases_run, records.cases_asked);
   }
   const VerifyFailure& failure = *records.failure;
   out += coloured(fmt::format("case {} failed: {}", failure.case_idx, failure.message), CellTone::kBad, style) + "\n";

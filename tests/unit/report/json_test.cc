@@ -87,5 +87,15 @@ TEST(VerifyJson, Failure_NamesCaseAndMessage) {
   EXPECT_EQ(json["coverage"]["route=row"], 3);
 }
 
+TEST(VerifyJson, Interrupted_HasNotPassed) {
+  VerifyRecords records;
+  records.cases_asked = 1000;
+  records.cases_run = 12;
+  records.interrupted = true;
+  const Json json = Json::parse(verify_json(records));
+  EXPECT_EQ(json["passed"], false);
+  EXPECT_TRUE(json["failure"].is_null());
+}
+
 }  // namespace
 }  // namespace pkv

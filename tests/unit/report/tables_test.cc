@@ -8,6 +8,7 @@
 namespace pkv {
 namespace {
 
+using ::testing::EndsWith;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
@@ -45,11 +46,17 @@ TEST(SuiteTable, SeveralRuns_MarksTheBestOfEach) {
 }
 
 TEST(SuiteAdvice, SeveralRuns_NamesWinnersAndNextCommand) {
-  const std::vector<SuiteEntry> entries = {{"bimodal 8", summarize(testing::make_records())}};
+  const std::vector<SuiteEntry> entries = {
+      {"bimodal 4", summarize(testing::make_records()), "--trace paper:bimodal --max-active 4 --requests 24"}};
   const std::string advice = suite_advice(entries);
   EXPECT_THAT(advice, HasSubstr("workqueue 1 of 1"));
-  EXPECT_THAT(advice, HasSubstr("--trace paper:bimodal"));
+  EXPECT_THAT(advice, EndsWith("Try next: pkv replay --trace paper:bimodal --max-active 4 --requests 24"));
   EXPECT_THAT(advice, Not(HasSubstr("\n")));
+}
+
+TEST(SuiteAdvice, NoArguments_NamesNoCommand) {
+  const std::vector<SuiteEntry> entries = {{"bimodal 8", summarize(testing::make_records())}};
+  EXPECT_THAT(suite_advice(entries), Not(HasSubstr("pkv replay")));
 }
 
 TEST(SuiteAdvice, NothingMeasured_StillOneLine) { EXPECT_FALSE(suite_advice({}).empty()); }
@@ -61,6 +68,16 @@ TEST(VerifyTable, Failure_SaysHowToRepeatIt) {
   EXPECT_THAT(verify_table(records, TextStyle::kPlain), HasSubstr("--seed 5 --case 17"));
   records.failure.reset();
   EXPECT_THAT(verify_table(records, TextStyle::kPlain), HasSubstr("all cases passed"));
+}
+
+TEST(VerifyTable, Interrupted_DoesNotSayAllPassed) {
+  VerifyRecords records;
+  records.cases_asked = 1000;
+  records.cases_run = 12;
+  records.interrupted = true;
+  const std::string table = verify_table(records, TextStyle::kPlain);
+  EXPECT_THAT(table, HasSubstr("no failure in 12 of 1000 cases (interrupted)"));
+  EXPECT_THAT(table, Not(HasSubstr("passed")));
 }
 
 }  // namespace
