@@ -18,16 +18,21 @@
 namespace pkv::test {
 namespace {
 
-[[noreturn]] void become_pkv(const std::vector<std::string>& arguments, const ProcessOptions& options,
-                             const std::string& out, const std::string& err) {
+struct Command {
+  const std::string& program;
+  const std::vector<std::string>& arguments;
+};
+
+[[noreturn]] void become(const Command& command, const ProcessOptions& options, const std::string& out,
+                         const std::string& err) {
   ::dup2(::open("/dev/null", O_RDONLY), STDIN_FILENO);
   ::dup2(::open(out.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), STDOUT_FILENO);
   ::dup2(::open(err.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), STDERR_FILENO);
   for (const std::string& variable : options.environment) ::putenv(::strdup(variable.c_str()));
-  std::vector<char*> argv{::strdup(PKV_BINARY)};
-  for (const std::string& argument : arguments) argv.push_back(::strdup(argument.c_str()));
+  std::vector<char*> argv{::strdup(command.program.c_str())};
+  for (const std::string& argument : command.arguments) argv.push_back(::strdup(argument.c_str()));
   argv.push_back(nullptr);
-  ::execv(PKV_BINARY, argv.data());
+  ::execv(command.program.c_str(), argv.data());
   ::_exit(127);
 }
 
@@ -58,13 +63,13 @@ std::string read_terminal(int master) {
   return text;
 }
 
-ProcessResult run_on_terminal(const std::vector<std::string>& arguments, const ProcessOptions& options) {
+ProcessResult run_on_terminal(const Command& command, const ProcessOptions& options) {
   const TemporaryFolder folder;
   const std::string err = folder.path("err");
   const int master = open_terminal();
   const std::string terminal = ::ptsname(master);
   const pid_t child = ::fork();
-  if (child == 0) become_pkv(arguments, options, terminal, err);
+  if (child == 0) become(command, options, terminal, err);
   const int keep_open = ::open(terminal.c_str(), O_RDWR | O_NOCTTY | O_CLOEXEC);
   ProcessResult result;
   result.exit_code = wait_for(child);
@@ -76,15 +81,21 @@ ProcessResult run_on_terminal(const std::vector<std::string>& arguments, const P
 
 }  // namespace
 
-ProcessResult run_pkv(const std::vector<std::string>& arguments, const ProcessOptions& options) {
-  if (options.terminal) return run_on_terminal(arguments, options);
+ProcessResult run_program(const std::string& program, const std::vector<std::string>& arguments,
+                          const ProcessOptions& options) {
+  const Command command{program, arguments};
+  if (options.terminal) return run_on_terminal(command, options);
   const TemporaryFolder folder;
   const std::string out = folder.path("out");
   const std::string err = folder.path("err");
   const pid_t child = ::fork();
-  if (child == 0) become_pkv(arguments, options, out, err);
+  if (child == 0) become(command, options, out, err);
   if (options.interrupt_after_ms > 0) {
     ::usleep(static_cast<useconds_t>(options.interrupt_after_ms) * 1000);
+    ::kill(child, SIGINT);
+  }
+  if (options.interrupt_again_after_ms) {
+    ::usleep(static_cast<useconds_t>(*options.interrupt_again_after_ms) * 1000);
     ::kill(child, SIGINT);
   }
   ProcessResult result;
@@ -92,6 +103,10 @@ ProcessResult run_pkv(const std::vector<std::string>& arguments, const ProcessOp
   result.out = read_file(out);
   result.err = read_file(err);
   return result;
+}
+
+ProcessResult run_pkv(const std::vector<std::string>& arguments, const ProcessOptions& options) {
+  return run_program(PKV_BINARY, arguments, options);
 }
 
 TemporaryFolder::TemporaryFolder() {

@@ -1,7 +1,8 @@
-// Runs the real pkv as a user would and keeps what it printed.
+// Runs the real pkv (or a script) as a user would and keeps what it printed.
 // Not here: expectations (the tests).
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,10 +20,14 @@ struct ProcessOptions {
   std::vector<std::string> environment = {};
   /// Milliseconds after which SIGINT is sent; 0: never.
   int interrupt_after_ms = 0;
+  /// Milliseconds after the first SIGINT until a second one is sent; not set: one only.
+  std::optional<int> interrupt_again_after_ms = std::nullopt;
   /// Standard output is a terminal; what it shows is in ProcessResult::out.
   bool terminal = false;
 };
 
+ProcessResult run_program(const std::string& program, const std::vector<std::string>& arguments,
+                          const ProcessOptions& options = {});
 ProcessResult run_pkv(const std::vector<std::string>& arguments, const ProcessOptions& options = {});
 
 /// A folder below the test's temporary folder; removed with everything in it.
