@@ -24,6 +24,11 @@ Result<ReferenceOutput> reference_attention(const RunArgs& args);
 /// One row: out [num_q_heads][head_dim], lse [num_q_heads]. Requires validated args.
 void reference_attention_row(const RunArgs& args, std::int32_t row, std::span<double> out, std::span<double> lse);
 
+/// The query heads of one KV head of one row: out [group_size][head_dim], lse [group_size]. The smallest
+/// unit of work that reads each K and V vector once. Requires validated args.
+void reference_attention_heads(const RunArgs& args, std::int32_t row, std::int32_t kv_head, std::span<double> out,
+                               std::span<double> lse);
+
 /// One split's state in float64.
 struct ReferenceState {
   double m;

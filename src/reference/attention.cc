@@ -137,24 +137,33 @@ ReferenceState reference_merge(std::span<const ReferenceState> states) {
   return merged;
 }
 
-void reference_attention_row(const RunArgs& args, std::int32_t row, std::span<double> out, std::span<double> lse) {
+void reference_attention_heads(const RunArgs& args, std::int32_t row, std::int32_t kv_head, std::span<double> out,
+                               std::span<double> lse) {
   const AttentionShape& shape = args.batch.shape();
   const auto head_dim = static_cast<std::size_t>(shape.head_dim);
-  for (std::int32_t kv_head = 0; kv_head < shape.num_kv_heads; ++kv_head) {
-    const std::int32_t q_begin = kv_head * shape.group_size();
-    std::vector<ReferenceState> states =
-        group_states(args, row, kv_head, q_begin, q_begin + shape.group_size(), args.batch.attended(row));
-    for (std::size_t h = 0; h < states.size(); ++h) {
-      const std::size_t q_head = static_cast<std::size_t>(q_begin) + h;
-      if (shape.sinks == Sinks::kPerQueryHead) {
-        add_sink(states[h], args.sinks[q_head]);
-      }
-      const bool empty = states[h].l == 0.0;
-      lse[q_head] = empty ? kMinusInfinity : states[h].m + std::log(states[h].l);
-      for (std::size_t i = 0; i < head_dim; ++i) {
-        out[q_head * head_dim + i] = empty ? 0.0 : states[h].acc[i] / states[h].l;
-      }
+  const std::int32_t q_begin = kv_head * shape.group_size();
+  std::vector<ReferenceState> states =
+      group_states(args, row, kv_head, q_begin, q_begin + shape.group_size(), args.batch.attended(row));
+  for (std::size_t h = 0; h < states.size(); ++h) {
+    if (shape.sinks == Sinks::kPerQueryHead) {
+      add_sink(states[h], args.sinks[static_cast<std::size_t>(q_begin) + h]);
     }
+    const bool empty = states[h].l == 0.0;
+    lse[h] = empty ? kMinusInfinity : states[h].m + std::log(states[h].l);
+    for (std::size_t i = 0; i < head_dim; ++i) {
+      out[h * head_dim + i] = empty ? 0.0 : states[h].acc[i] / states[h].l;
+    }
+  }
+}
+
+void reference_attention_row(const RunArgs& args, std::int32_t row, std::span<double> out, std::span<double> lse) {
+  const AttentionShape& shape = args.batch.shape();
+  const auto group = static_cast<std::size_t>(shape.group_size());
+  const std::size_t group_elements = group * static_cast<std::size_t>(shape.head_dim);
+  for (std::int32_t kv_head = 0; kv_head < shape.num_kv_heads; ++kv_head) {
+    const auto i = static_cast<std::size_t>(kv_head);
+    reference_attention_heads(args, row, kv_head, out.subspan(i * group_elements, group_elements),
+                              lse.subspan(i * group, group));
   }
 }
 

@@ -5,6 +5,10 @@
 
 #include <algorithm>
 #include <chrono>
+#include <new>
+#include <string>
+#include <system_error>
+#include <utility>
 
 namespace pkv {
 namespace {
@@ -19,14 +23,43 @@ int allowed_cpus() {
 
 constexpr auto kPollInterval = std::chrono::milliseconds(20);
 
+/// What a job threw, as a value on the calling thread.
+Status status_of(const std::exception_ptr& failure) {
+  if (!failure) {
+    return {};
+  }
+  try {
+    std::rethrow_exception(failure);
+  } catch (const std::bad_alloc&) {
+    return Error{ErrorCode::kResourceExhausted, "out of memory", "helper thread"};
+  } catch (const std::exception& exception) {
+    return Error{ErrorCode::kResourceExhausted, exception.what(), "helper thread"};
+  }
+}
+
 }  // namespace
 
-Crew::Crew() {
-  const int count = allowed_cpus();
-  threads_.reserve(static_cast<std::size_t>(count));
-  for (int i = 0; i < count; ++i) {
-    threads_.emplace_back([this, i] { serve(i); });
+int Crew::wanted_size() { return allowed_cpus(); }
+
+Result<std::unique_ptr<Crew>> Crew::make() {
+  return make([](std::function<void()> body) { return std::thread(std::move(body)); });
+}
+
+Result<std::unique_ptr<Crew>> Crew::make(const StartThread& start) {
+  std::unique_ptr<Crew> crew(new Crew());
+  const int count = wanted_size();
+  crew->threads_.reserve(static_cast<std::size_t>(count));
+  try {
+    for (int i = 0; i < count; ++i) {
+      crew->threads_.push_back(start([raw = crew.get(), i] { raw->serve(i); }));
+    }
+  } catch (const std::system_error& refused) {
+    if (crew->threads_.empty()) {
+      return Error{ErrorCode::kResourceExhausted,
+                   std::string("the system refuses to start a thread: ") + refused.what(), "helper threads"};
+    }
   }
+  return crew;
 }
 
 Crew::~Crew() {
@@ -51,18 +84,27 @@ void Crew::serve(int thread_idx) {
     seen = generation_;
     const Job& job = *job_;
     lock.unlock();
-    job(thread_idx);
+    std::exception_ptr failure;
+    try {
+      job(thread_idx);
+    } catch (...) {
+      failure = std::current_exception();
+    }
     lock.lock();
+    if (failure && !failure_) {
+      failure_ = failure;
+    }
     if (--running_ == 0) {
       work_done_.notify_all();
     }
   }
 }
 
-void Crew::run_on_all(const Job& job, const std::function<void()>& meanwhile) {
+Status Crew::run_on_all(const Job& job, const std::function<void()>& meanwhile) {
   std::unique_lock lock(mutex_);
   job_ = &job;
   running_ = size();
+  failure_ = nullptr;
   ++generation_;
   work_ready_.notify_all();
   while (!work_done_.wait_for(lock, kPollInterval, [&] { return running_ == 0; })) {
@@ -70,15 +112,16 @@ void Crew::run_on_all(const Job& job, const std::function<void()>& meanwhile) {
     meanwhile();
     lock.lock();
   }
+  return status_of(std::exchange(failure_, nullptr));
 }
 
-void Crew::run_on_one(const std::function<void()>& job) {
+Status Crew::run_on_one(const std::function<void()>& job) {
   const Job on_first = [&](int thread_idx) {
     if (thread_idx == 0) {
       job();
     }
   };
-  run_on_all(on_first, [] {});
+  return run_on_all(on_first, [] {});
 }
 
 }  // namespace pkv

@@ -4,10 +4,14 @@
 
 #include <condition_variable>
 #include <cstdint>
+#include <exception>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
+
+#include "persistentkv/result.h"
 
 namespace pkv {
 
@@ -15,8 +19,17 @@ namespace pkv {
 /// before the backend keeps the whole machine. Idle threads sleep.
 class Crew {
  public:
-  /// One thread a CPU that the calling thread may run on.
-  Crew();
+  /// One thread a CPU that the calling thread may run on; fewer where the system refuses more of them.
+  /// Errors: kResourceExhausted if it refuses the first.
+  static Result<std::unique_ptr<Crew>> make();
+
+  /// Starts a thread that runs `body`; throws std::system_error when refused, as std::thread does.
+  using StartThread = std::function<std::thread(std::function<void()> body)>;
+  static Result<std::unique_ptr<Crew>> make(const StartThread& start);
+
+  /// Threads that make() asks for.
+  static int wanted_size();
+
   ~Crew();
   Crew(const Crew&) = delete;
   Crew& operator=(const Crew&) = delete;
@@ -25,12 +38,13 @@ class Crew {
 
   using Job = std::function<void(int thread_idx)>;
   /// Runs job(i) once on every thread i and waits; calls `meanwhile` on the calling thread about every
-  /// 20 ms until then.
-  void run_on_all(const Job& job, const std::function<void()>& meanwhile);
-  /// Runs the job on one thread and waits.
-  void run_on_one(const std::function<void()>& job);
+  /// 20 ms until then. Errors: kResourceExhausted when a job threw, out of memory as a rule.
+  Status run_on_all(const Job& job, const std::function<void()>& meanwhile);
+  /// Runs the job on one thread and waits. Errors: as run_on_all.
+  Status run_on_one(const std::function<void()>& job);
 
  private:
+  Crew() = default;
   void serve(int thread_idx);
 
   std::mutex mutex_;
@@ -39,6 +53,7 @@ class Crew {
   const Job* job_ = nullptr;
   std::uint64_t generation_ = 0;
   int running_ = 0;
+  std::exception_ptr failure_;  // the first one of this generation
   bool stopping_ = false;
   std::vector<std::thread> threads_;
 };

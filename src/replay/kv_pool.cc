@@ -21,8 +21,7 @@ std::int64_t KvPool::page_bytes(const KvLayout& layout, DType dtype) {
   return tensors * layout.k_strides.page * dtype_bytes(dtype);
 }
 
-Result<KvPool> KvPool::make(const KvLayout& layout, DType dtype, std::int64_t num_pages, const RandomBlock& block,
-                            Crew& crew) {
+Result<KvPool> KvPool::make(const KvLayout& layout, DType dtype, std::int64_t num_pages, const Filling& filling) {
   const std::int64_t element_bytes = dtype_bytes(dtype);
   const bool separate = layout.v_offset == 0;
   const std::int64_t tensor_elements = round_up(num_pages * layout.k_strides.page, kHugePageBytes / element_bytes);
@@ -33,7 +32,7 @@ Result<KvPool> KvPool::make(const KvLayout& layout, DType dtype, std::int64_t nu
   }
   KvPool pool;
   pool.memory_ = std::move(*memory);
-  block.fill(pool.memory_.data(), elements, crew);
+  PKV_RETURN_IF_ERROR(filling.block.fill(pool.memory_.data(), elements, filling.crew, filling.cancelled));
   const auto* base = pool.memory_.as<std::uint8_t>();
   pool.view_ = separate ? PagedKv{.k = base,
                                   .v = base + tensor_elements * element_bytes,

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -15,9 +16,14 @@ namespace pkv {
 
 class KvPool {
  public:
-  /// Allocates and fills every page. Errors: kResourceExhausted.
-  static Result<KvPool> make(const KvLayout& layout, DType dtype, std::int64_t num_pages, const RandomBlock& block,
-                             Crew& crew);
+  /// How a pool is filled.
+  struct Filling {
+    const RandomBlock& block;
+    Crew& crew;
+    const std::function<bool()>& cancelled;
+  };
+  /// Allocates and fills every page. Errors: kResourceExhausted, kCancelled.
+  static Result<KvPool> make(const KvLayout& layout, DType dtype, std::int64_t num_pages, const Filling& filling);
 
   /// Bytes of K and V of one page.
   static std::int64_t page_bytes(const KvLayout& layout, DType dtype);

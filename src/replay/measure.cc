@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <functional>
 #include <memory>
 #include <optional>
 
@@ -84,7 +85,13 @@ class Workshop {
   Workshop(const RunOptions& options, Needs needs) : options_(options), needs_(needs) {}
 
   /// Errors: kUnsupported, kResourceExhausted, those of make_cpu_backend.
-  Status open(const KvLayout& layout, Backend* callers_backend) {
+  /// kCancelled; describe() may be called after that one.
+  Status open(const KvLayout& layout, Backend* callers_backend, const RunObserver& observer) {
+    auto crew = Crew::make();
+    if (!crew.ok()) {
+      return crew.error();
+    }
+    crew_ = std::move(*crew);
     PKV_RETURN_IF_ERROR(choose_backend(callers_backend));
     PKV_RETURN_IF_ERROR(check_support(options_, *backend_));
     const DType query_dtype = options_.query_dtype.value_or(options_.kv_dtype);
@@ -92,7 +99,9 @@ class Workshop {
     if (query_dtype != options_.kv_dtype) {
       query_block_.emplace(query_dtype, options_.data_seed);
     }
-    auto pool = KvPool::make(layout, options_.kv_dtype, needs_.pool_pages, *kv_block_, crew_);
+    const std::function<bool()> cancelled = [&] { return observer.cancelled(); };
+    auto pool = KvPool::make(layout, options_.kv_dtype, needs_.pool_pages,
+                             {.block = *kv_block_, .crew = *crew_, .cancelled = cancelled});
     if (!pool.ok()) {
       return pool.error();
     }
@@ -121,7 +130,7 @@ class Workshop {
             .rotation = choose_rotation(source, needs_.pool_pages),
             .query_block = query_block_ ? *query_block_ : *kv_block_,
             .mlp = mlp_.get(),
-            .crew = crew_,
+            .crew = *crew_,
             .observer = observer};
   }
 
@@ -144,7 +153,7 @@ class Workshop {
     if (!options_.mlp) {
       return {};
     }
-    auto made = MlpLayer::make(options_.shape, *options_.mlp, options_.data_seed, crew_);
+    auto made = MlpLayer::make(options_.shape, *options_.mlp, options_.data_seed, *crew_);
     if (!made.ok()) {
       return made.error();
     }
@@ -154,7 +163,7 @@ class Workshop {
 
   const RunOptions& options_;
   Needs needs_;
-  Crew crew_;
+  std::unique_ptr<Crew> crew_;
   std::unique_ptr<Backend> own_backend_;
   Backend* backend_ = nullptr;
   std::optional<RandomBlock> kv_block_;
@@ -175,8 +184,15 @@ Result<RunRecords> execute_on(const RunOptions& options, StepSource& source, Bac
   }
   observer.on_progress({.phase = RunPhase::kPreparing, .done = 0, .total = source.max_steps(), .num_rows = 0});
   Workshop workshop(options, *needs);
-  PKV_RETURN_IF_ERROR(workshop.open(*layout, callers_backend));
+  const Status opened = workshop.open(*layout, callers_backend, observer);
+  records.interrupted = !opened.ok() && opened.error().code == ErrorCode::kCancelled;
+  if (!opened.ok() && !records.interrupted) {
+    return opened.error();
+  }
   workshop.describe(records);
+  if (records.interrupted) {
+    return records;
+  }
   Session session(workshop.parts(source, observer), records);
   const Status status = session.run(source);
   if (!status.ok()) {

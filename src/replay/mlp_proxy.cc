@@ -91,13 +91,13 @@ class OneDnnLayer final : public MlpLayer {
   Result<std::int64_t> run(std::int32_t num_rows) override {
     std::int64_t elapsed_ns = 0;
     std::string failure;
-    crew_.run_on_one([&] {
+    PKV_RETURN_IF_ERROR(crew_.run_on_one([&] {
       try {
         elapsed_ns = execute(num_rows);
       } catch (const dnnl::error& error) {
         failure = error.what();
       }
-    });
+    }));
     if (!failure.empty()) {
       return Error{ErrorCode::kUnsupported, fmt::format("oneDNN: {} for {} rows", failure, num_rows), "mlp"};
     }
@@ -171,14 +171,14 @@ Result<std::unique_ptr<MlpLayer>> MlpLayer::make(const AttentionShape& shape, co
                                                  Crew& crew) {
   std::unique_ptr<OneDnnLayer> layer;
   std::string failure;
-  crew.run_on_one([&] {
+  PKV_RETURN_IF_ERROR(crew.run_on_one([&] {
     try {
       layer = std::make_unique<OneDnnLayer>(layer_gemms(shape, sizes), crew);
       layer->prepare(seed);
     } catch (const dnnl::error& error) {
       failure = error.what();
     }
-  });
+  }));
   if (!failure.empty()) {
     return Error{ErrorCode::kUnsupported, "oneDNN: " + failure, "mlp"};
   }

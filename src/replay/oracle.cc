@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "persistentkv/reference.h"
+#include "replay/memory.h"
 
 namespace pkv {
 namespace {
@@ -29,26 +30,40 @@ Tolerance Tolerance::of(DType kv_dtype, DType query_dtype) {
   return {.max_abs = 2e-3, .mean_abs = 3e-4};
 }
 
-std::optional<std::vector<double>> oracle_outputs(const RunArgs& args, Crew& crew,
-                                                  const std::function<bool()>& cancelled) {
+Result<std::vector<double>> oracle_outputs(const RunArgs& args, Crew& crew, const std::function<bool()>& cancelled) {
   const AttentionShape& shape = args.batch.shape();
-  const auto row_elements = static_cast<std::size_t>(shape.num_q_heads) * static_cast<std::size_t>(shape.head_dim);
-  std::vector<double> out(row_elements * static_cast<std::size_t>(args.batch.num_rows()));
+  const auto kv_heads = static_cast<std::size_t>(shape.num_kv_heads);
+  const auto group = static_cast<std::size_t>(shape.group_size());
+  const std::size_t group_elements = group * static_cast<std::size_t>(shape.head_dim);
+  std::vector<double> out(group_elements * kv_heads * static_cast<std::size_t>(args.batch.num_rows()));
   const std::vector<std::int32_t> rows = rows_by_length(args.batch);
   std::atomic<std::size_t> next{0};
-  std::atomic<bool> stop{false};
+  std::atomic<bool> stop{cancelled()};
   const Crew::Job job = [&](int) {
-    std::vector<double> lse(static_cast<std::size_t>(shape.num_q_heads));
-    for (std::size_t i = next++; i < rows.size() && !stop; i = next++) {
-      const auto begin = static_cast<std::size_t>(rows[i]) * row_elements;
-      reference_attention_row(args, rows[i], std::span(out).subspan(begin, row_elements), lse);
+    std::vector<double> lse(group);
+    for (std::size_t i = next++; i < rows.size() * kv_heads && !stop; i = next++) {
+      const std::int32_t row = rows[i / kv_heads];
+      const std::size_t head = i % kv_heads;
+      const std::size_t begin = (static_cast<std::size_t>(row) * kv_heads + head) * group_elements;
+      reference_attention_heads(args, row, static_cast<std::int32_t>(head),
+                                std::span(out).subspan(begin, group_elements), lse);
     }
   };
-  crew.run_on_all(job, [&] { stop = stop || cancelled(); });
+  PKV_RETURN_IF_ERROR(crew.run_on_all(job, [&] { stop = stop || cancelled(); }));
   if (stop) {
-    return std::nullopt;
+    return Error{ErrorCode::kCancelled, "stopped by the caller", "verification"};
   }
   return out;
+}
+
+std::int64_t oracle_bytes(const AttentionShape& shape, std::int64_t num_rows, std::int64_t max_tokens,
+                          std::int64_t num_threads) {
+  constexpr auto kBytes = static_cast<std::int64_t>(sizeof(double));
+  const std::int64_t outputs = saturating_mul(num_rows, std::int64_t{shape.num_q_heads} * shape.head_dim);
+  // Logits of one group, and its queries and accumulators.
+  const std::int64_t group = std::int64_t{shape.group_size()};
+  const std::int64_t scratch = saturating_mul(group, saturating_add(max_tokens, 2 * std::int64_t{shape.head_dim}));
+  return saturating_mul(saturating_add(outputs, saturating_mul(num_threads, scratch)), kBytes);
 }
 
 Comparison compare_outputs(std::span<const float> actual, std::span<const double> expected, const AttentionShape& shape,

@@ -22,10 +22,15 @@ struct Tolerance {
   static Tolerance of(DType kv_dtype, DType query_dtype);
 };
 
-/// Outputs of all rows of a batch in float64, [num_rows][num_q_heads][head_dim], rows dealt to the
-/// crew, longest first. Nothing if `cancelled` said true meanwhile. Requires validated args.
-std::optional<std::vector<double>> oracle_outputs(const RunArgs& args, Crew& crew,
-                                                  const std::function<bool()>& cancelled);
+/// Outputs of all rows of a batch in float64, [num_rows][num_q_heads][head_dim]. Pairs of row and KV
+/// head are dealt to the crew, longest rows first, so that one long row takes all threads and stops
+/// within a head of it. Requires validated args.
+/// Errors: kCancelled if `cancelled` said true meanwhile; those of Crew::run_on_all.
+Result<std::vector<double>> oracle_outputs(const RunArgs& args, Crew& crew, const std::function<bool()>& cancelled);
+
+/// Bytes that oracle_outputs allocates for a batch of that many rows and longest attended length.
+std::int64_t oracle_bytes(const AttentionShape& shape, std::int64_t num_rows, std::int64_t max_tokens,
+                          std::int64_t num_threads);
 
 /// What a comparison found. `worst` is set when a limit is broken (NaN breaks every limit).
 struct Comparison {

@@ -58,18 +58,24 @@ void RandomBlock::fill(void* data, std::int64_t num_elements, std::uint64_t stre
   }
 }
 
-void RandomBlock::fill(void* data, std::int64_t num_elements, Crew& crew) const {
+Status RandomBlock::fill(void* data, std::int64_t num_elements, Crew& crew,
+                         const std::function<bool()>& cancelled) const {
   // Runs of chunks of about a huge page, so that first touch of a memory page is one thread's.
   constexpr std::int64_t kRun = 64;
   std::atomic<std::int64_t> next{0};
+  std::atomic<bool> stop{cancelled()};
   const std::int64_t end = num_chunks(num_elements);
-  crew.run_on_all(
+  const Status status = crew.run_on_all(
       [&](int) {
-        for (std::int64_t begin = next.fetch_add(kRun); begin < end; begin = next.fetch_add(kRun)) {
+        for (std::int64_t begin = next.fetch_add(kRun); begin < end && !stop; begin = next.fetch_add(kRun)) {
           fill_chunks(data, num_elements, begin, std::min(begin + kRun, end));
         }
       },
-      [] {});
+      [&] { stop = stop || cancelled(); });
+  if (status.ok() && stop) {
+    return Error{ErrorCode::kCancelled, "stopped by the caller", "filling of K and V"};
+  }
+  return status;
 }
 
 }  // namespace pkv

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "persistentkv/dtype.h"
@@ -21,8 +22,9 @@ class RandomBlock {
   void fill_chunks(void* data, std::int64_t num_elements, std::int64_t chunk_begin, std::int64_t chunk_end) const;
   /// The whole tensor; `stream` chooses other data from the same block.
   void fill(void* data, std::int64_t num_elements, std::uint64_t stream) const;
-  /// The whole tensor by all threads of the crew, as fill with stream 0.
-  void fill(void* data, std::int64_t num_elements, Crew& crew) const;
+  /// Every chunk, by all threads of the crew. Errors: kCancelled when `cancelled` said true meanwhile;
+  /// those of Crew::run_on_all.
+  Status fill(void* data, std::int64_t num_elements, Crew& crew, const std::function<bool()>& cancelled) const;
 
   static std::int64_t num_chunks(std::int64_t num_elements);
   [[nodiscard]] DType dtype() const { return dtype_; }

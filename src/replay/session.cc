@@ -229,8 +229,8 @@ Status Session::verify(const StepRows& rows) {
   }
   const RunArgs args = run_args(*batch);
   const auto expected = oracle_outputs(args, parts_.crew, [&] { return parts_.observer.cancelled(); });
-  if (!expected) {
-    return Error{ErrorCode::kCancelled, "stopped by the caller", "verification"};
+  if (!expected.ok()) {
+    return expected.error();
   }
   for (std::size_t i = 0; i < planners_.size(); ++i) {
     PKV_RETURN_IF_ERROR(verify_route(args, *expected, i, rows.step_idx));

@@ -14,6 +14,7 @@ namespace pkv {
 namespace {
 
 const AttentionShape kShape = {.num_q_heads = 4, .num_kv_heads = 2, .head_dim = 16};
+const std::function<bool()> kGoOn = [] { return false; };
 
 TEST(RandomBlock, Values_AreNormalWithUnitVariance) {
   const RandomBlock block(DType::kF16, 3);
@@ -40,11 +41,11 @@ TEST(RandomBlock, Streams_Differ) {
 }
 
 TEST(KvPool, AnyTwoPages_Differ) {
-  Crew crew;
+  const auto crew = Crew::make().value();
   const RandomBlock block(DType::kF16, 1);
   for (const KvPacking packing : {KvPacking::kSeparate, KvPacking::kPacked}) {
     const KvLayout layout = *KvLayout::make(KvOrder::kHND, packing, 16, kShape);
-    const auto pool = KvPool::make(layout, DType::kF16, 2000, block, crew);
+    const auto pool = KvPool::make(layout, DType::kF16, 2000, {block, *crew, kGoOn});
     ASSERT_TRUE(pool.ok());
     const PagedKv& kv = pool->view();
     ASSERT_TRUE(validate(kv, kShape).ok());
@@ -61,11 +62,11 @@ TEST(KvPool, AnyTwoPages_Differ) {
 }
 
 TEST(KvPool, SameSeed_GivesTheSameData) {
-  Crew crew;
+  const auto crew = Crew::make().value();
   const RandomBlock block(DType::kBF16, 9);
   const KvLayout layout = *KvLayout::make(KvOrder::kNHD, KvPacking::kSeparate, 8, kShape);
-  const auto a = KvPool::make(layout, DType::kBF16, 5000, block, crew);
-  const auto b = KvPool::make(layout, DType::kBF16, 5000, block, crew);
+  const auto a = KvPool::make(layout, DType::kBF16, 5000, {block, *crew, kGoOn});
+  const auto b = KvPool::make(layout, DType::kBF16, 5000, {block, *crew, kGoOn});
   ASSERT_TRUE(a.ok() && b.ok());
   EXPECT_EQ(std::memcmp(a->view().k, b->view().k, 5000 * 8 * 2 * 16 * 2), 0);
 }
@@ -129,13 +130,14 @@ TEST(Machine, MemoryAndCache_ArePlausible) {
   EXPECT_EQ(memory_budget_bytes(1234), 1234);
 }
 
-TEST(Crew, RunOnAll_RunsOnceAThread) {
-  Crew crew;
-  std::vector<int> calls(static_cast<std::size_t>(crew.size()), 0);
-  for (int i = 0; i < 50; ++i) {
-    crew.run_on_all([&](int thread_idx) { ++calls[static_cast<std::size_t>(thread_idx)]; }, [] {});
-  }
-  EXPECT_EQ(calls, std::vector<int>(static_cast<std::size_t>(crew.size()), 50));
+TEST(KvPool, CancelledWhileFilling_IsNotFilled) {
+  const auto crew = Crew::make().value();
+  const RandomBlock block(DType::kF16, 1);
+  const KvLayout layout = *KvLayout::make(KvOrder::kHND, KvPacking::kSeparate, 16, kShape);
+  const std::function<bool()> stop = [] { return true; };
+  const auto pool = KvPool::make(layout, DType::kF16, 2000, {block, *crew, stop});
+  ASSERT_FALSE(pool.ok());
+  EXPECT_EQ(pool.error().code, ErrorCode::kCancelled);
 }
 
 }  // namespace

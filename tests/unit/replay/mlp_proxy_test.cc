@@ -9,8 +9,8 @@ namespace {
 const AttentionShape kShape = {.num_q_heads = 4, .num_kv_heads = 2, .head_dim = 16};
 
 TEST(MlpLayer, AnyRowCount_TakesTime) {
-  Crew crew;
-  const auto layer = MlpLayer::make(kShape, {.hidden = 96, .intermediate = 200}, 1, crew);
+  const auto crew = Crew::make().value();
+  const auto layer = MlpLayer::make(kShape, {.hidden = 96, .intermediate = 200}, 1, *crew);
   ASSERT_TRUE(layer.ok()) << layer.error().to_string();
   for (const std::int32_t rows : {1, 8, 3, 64, 1}) {
     const auto elapsed_ns = (*layer)->run(rows);

@@ -4,6 +4,10 @@
 #include <gtest/gtest.h>
 
 #include <limits>
+#include <numeric>
+
+#include "persistentkv/reference.h"
+#include "replay/random_data.h"
 
 namespace pkv {
 namespace {
@@ -14,6 +18,57 @@ TEST(Tolerance, Types_DecideTheLimits) {
   EXPECT_EQ(Tolerance::of(DType::kF32, DType::kF32).max_abs, 1e-5);
   EXPECT_EQ(Tolerance::of(DType::kF16, DType::kF32).max_abs, 2e-3);
   EXPECT_EQ(Tolerance::of(DType::kF32, DType::kBF16).mean_abs, 3e-4);
+}
+
+/// One row of `seq_len` random tokens, one token a page.
+class OneRow {
+ public:
+  explicit OneRow(std::int32_t seq_len) : seq_lens_{seq_len}, indptr_{0, seq_len} {
+    indices_.resize(static_cast<std::size_t>(seq_len));
+    std::iota(indices_.begin(), indices_.end(), 0);
+    const RandomBlock block(DType::kF32, 7);
+    for (std::vector<float>* tensor : {&k_, &v_, &q_}) {
+      tensor->resize(static_cast<std::size_t>(seq_len) * 32);
+      block.fill(tensor->data(), static_cast<std::int64_t>(tensor->size()), tensor == &k_ ? 1 : tensor == &v_ ? 2 : 3);
+    }
+  }
+  [[nodiscard]] RunArgs args() const {
+    RunArgs args;
+    args.batch = BatchState::make({.shape = kTwoHeads,
+                                   .page_size = 1,
+                                   .seq_lens = seq_lens_,
+                                   .block_table = *BlockTable::csr(indptr_, indices_),
+                                   .num_pages = seq_lens_[0]})
+                     .value();
+    args.q = dense_queries(q_.data(), DType::kF32, kTwoHeads);
+    args.kv = {.k = k_.data(),
+               .v = v_.data(),
+               .dtype = DType::kF32,
+               .layout = *KvLayout::make(KvOrder::kHND, KvPacking::kSeparate, 1, kTwoHeads),
+               .num_pages = seq_lens_[0]};
+    return args;
+  }
+  static constexpr AttentionShape kTwoHeads = {.num_q_heads = 4, .num_kv_heads = 2, .head_dim = 8};
+
+ private:
+  std::vector<std::int32_t> seq_lens_, indptr_, indices_;
+  std::vector<float> k_, v_, q_;
+};
+
+TEST(OracleOutputs, HeadsDealtToThreads_EqualTheRowFunction) {
+  const OneRow row(50);
+  const auto crew = Crew::make().value();
+  const auto outputs = oracle_outputs(row.args(), *crew, [] { return false; });
+  ASSERT_TRUE(outputs.ok());
+  EXPECT_EQ(*outputs, reference_attention(row.args()).value().out);
+}
+
+TEST(OracleOutputs, Cancelled_IsAnError) {
+  const OneRow row(50);
+  const auto crew = Crew::make().value();
+  const auto outputs = oracle_outputs(row.args(), *crew, [] { return true; });
+  ASSERT_FALSE(outputs.ok());
+  EXPECT_EQ(outputs.error().code, ErrorCode::kCancelled);
 }
 
 TEST(CompareOutputs, WithinLimits_Passes) {

@@ -145,6 +145,17 @@ TEST(Replay, Cancelled_KeepsWhatWasMeasured) {
   EXPECT_EQ(records->routes[2].steps.size(), 3U);
 }
 
+TEST(Replay, CancelledWhilePreparing_MeasuresNothing) {
+  OracleBackend backend;
+  CountingObserver observer(0);
+  const auto records = replay(tiny_trace(), tiny_options(), backend, observer);
+  ASSERT_TRUE(records.ok()) << records.error().to_string();
+  EXPECT_TRUE(records->interrupted);
+  EXPECT_TRUE(backend.routes.empty());
+  EXPECT_TRUE(records->routes[0].steps.empty());
+  EXPECT_EQ(records->backend, "oracle backend of the tests");
+}
+
 TEST(Replay, SkipAndSteps_MeasureThoseSteps) {
   OracleBackend backend;
   CountingObserver observer;
