@@ -68,6 +68,29 @@ RunRecords visit(const Stop& stop, const RunOptions& run, const Arguments& argum
   return observed([&](RunObserver& observer) { return replay(trace, options, observer); }, label);
 }
 
+template <typename T>
+void append(std::string& text, std::string_view option, const std::optional<T>& value) {
+  if (value) text += fmt::format(" {} {}", option, *value);
+}
+
+// What `pkv replay` needs to measure this stop again: everything that differs from its own defaults.
+std::string repeat_arguments(const Stop& stop, const Arguments& arguments) {
+  std::string text = fmt::format("--trace paper:{} --seed {} --requests {} --max-active {} --steps {}",
+                                 paper_family_name(stop.family), arguments.seed.value_or(kHeldOutSeed),
+                                 stop.num_requests, stop.max_active, arguments.steps.value_or(kDefaultSteps));
+  append(text, "--routes", arguments.routes.routes);
+  append(text, "--splits", arguments.routes.splits);
+  append(text, "--heads-per-task", arguments.routes.heads_per_task);
+  append(text, "--baseline", arguments.routes.baseline);
+  if (arguments.verify) text += fmt::format(" --verify {}", verify_mode_name(*arguments.verify));
+  append(text, "--memory-limit", arguments.memory_limit);
+  append(text, "--threads", arguments.workers.threads);
+  if (arguments.workers.pin) text += *arguments.workers.pin ? " --pin" : " --no-pin";
+  if (arguments.workers.wait) text += *arguments.workers.wait == WaitMode::kSpin ? " --wait spin" : " --wait sleep";
+  if (arguments.workers.isa) text += fmt::format(" --isa {}", isa_name(*arguments.workers.isa));
+  return text;
+}
+
 struct Tour {
   std::vector<SuiteEntry> entries;
   RunRecords last;
@@ -80,7 +103,8 @@ Tour take_tour(const Arguments& arguments, const RunOptions& run) {
     const std::string label = fmt::format("{} {}", paper_family_name(stop.family), stop.max_active);
     std::fprintf(stderr, "pkv: %zu of %zu: %s\n", tour.entries.size() + 1, std::size(kStops), label.c_str());
     tour.last = visit(stop, run, arguments, label);
-    tour.entries.push_back({.label = label, .summary = summarize(tour.last)});
+    tour.entries.push_back(
+        {.label = label, .summary = summarize(tour.last), .arguments = repeat_arguments(stop, arguments)});
     if (tour.last.interrupted || tour.last.error) break;
   }
   return tour;
