@@ -5,7 +5,7 @@ set(pkv_package_folder ${CMAKE_INSTALL_LIBDIR}/cmake/PersistentKV)
 # What the objects of a static library need is not carried by the archive: consumers link it.
 if(NOT BUILD_SHARED_LIBS)
   target_link_libraries(persistentkv PRIVATE
-    $<INSTALL_INTERFACE:PkgConfig::PersistentKV_HWLOC> $<INSTALL_INTERFACE:hwy::hwy>)
+    $<INSTALL_INTERFACE:PkgConfig::PersistentKV_HWLOC> $<INSTALL_INTERFACE:hwy::hwy> $<INSTALL_INTERFACE:fmt::fmt>)
 endif()
 
 set_target_properties(persistentkv PROPERTIES VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR})
