@@ -13,6 +13,7 @@
 #include "replay/kv_pool.h"
 #include "replay/memory.h"
 #include "replay/mlp_proxy.h"
+#include "replay/oracle.h"
 #include "replay/session.h"
 
 namespace pkv {
@@ -115,6 +116,13 @@ class Workshop {
     records.memory_bytes = pool_bytes + needs_.mlp_bytes;
     records.backend = backend_->describe();
     records.num_workers = backend_->num_workers();
+    const double factor = Tolerance::logit_factor(options_.shape);
+    if (options_.verify != VerifyMode::kOff && factor > 1.0) {
+      records.notes.push_back(fmt::format(
+          "softmax scale {:g} makes logits {:.3g} times the usual size, and their FP32 rounding with them: fp32 error "
+          "limits are as much wider",
+          *options_.shape.softmax_scale, factor));
+    }
     if (pool_bytes < saturating_mul(kMinCachesInPool, needs_.cache_bytes)) {
       records.notes.push_back(
           fmt::format("memory allowed a pool of {} MiB only, less than {} times the last-level cache ({} MiB): part "

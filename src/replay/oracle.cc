@@ -21,13 +21,45 @@ std::vector<std::int32_t> rows_by_length(const BatchState& batch) {
   return rows;
 }
 
+/// Half a unit in the last place.
+double rounding_of(DType dtype, double value) {
+  switch (dtype) {
+    case DType::kF32: return 0.0;
+    case DType::kF16: return std::max(std::abs(value) * 0x1p-11, 0x1p-25);
+    case DType::kBF16: return std::abs(value) * 0x1p-8;
+  }
+  return 0.0;
+}
+
 }  // namespace
 
-Tolerance Tolerance::of(DType kv_dtype, DType query_dtype) {
+Tolerance Tolerance::of(DType kv_dtype, DType query_dtype, const AttentionShape& shape) {
+  const double factor = logit_factor(shape);
+  const Tolerance f32{.max_abs = 1e-5 * factor, .mean_abs = 1e-5 * factor, .lse_abs = 1e-4 * factor};
   if (kv_dtype == DType::kF32 && query_dtype == DType::kF32) {
-    return {.max_abs = 1e-5, .mean_abs = 1e-5};
+    return f32;
   }
-  return {.max_abs = 2e-3, .mean_abs = 3e-4};
+  return {.max_abs = std::max(2e-3, f32.max_abs),
+          .mean_abs = std::max(3e-4, f32.mean_abs),
+          .lse_abs = std::max(2e-3, f32.lse_abs)};
+}
+
+double Tolerance::logit_factor(const AttentionShape& shape) {
+  if (!shape.softmax_scale.has_value()) {
+    return 1.0;
+  }
+  constexpr double kNoCap = std::numeric_limits<double>::infinity();
+  const double magnitude = std::abs(static_cast<double>(*shape.softmax_scale)) * std::sqrt(shape.head_dim);
+  const double cap = shape.logit_soft_cap.has_value() ? static_cast<double>(*shape.logit_soft_cap) : kNoCap;
+  return std::max(1.0, std::min(magnitude, cap));
+}
+
+double output_error(double actual, double expected, DType out_dtype) {
+  const double difference = std::abs(actual - expected);
+  if (!std::isfinite(difference)) {
+    return std::numeric_limits<double>::infinity();
+  }
+  return std::max(0.0, difference - rounding_of(out_dtype, expected));
 }
 
 Result<std::vector<double>> oracle_outputs(const RunArgs& args, Crew& crew, const std::function<bool()>& cancelled) {
@@ -72,8 +104,7 @@ Comparison compare_outputs(std::span<const float> actual, std::span<const double
   result.num_values = static_cast<std::int64_t>(expected.size());
   std::size_t worst_idx = 0;
   for (std::size_t i = 0; i < expected.size(); ++i) {
-    double error = std::abs(static_cast<double>(actual[i]) - expected[i]);
-    error = std::isnan(error) ? std::numeric_limits<double>::infinity() : error;
+    const double error = output_error(actual[i], expected[i], DType::kF32);
     result.sum_abs += error;
     if (error > result.max_abs) {
       result.max_abs = error;

@@ -17,10 +17,25 @@ namespace pkv {
 struct Tolerance {
   double max_abs = 0.0;
   double mean_abs = 0.0;
+  /// Of the log-sum-exp.
+  double lse_abs = 0.0;
 
-  /// By the types of K,V and queries: 2e-3 and 3e-4 when either has 16 bits, 1e-5 and 1e-5 for fp32.
-  static Tolerance of(DType kv_dtype, DType query_dtype);
+  /// By the types of K,V and queries: 2e-3, 3e-4 and 2e-3 when either has 16 bits; for fp32 1e-5, 1e-5
+  /// and 1e-4 times logit_factor(shape). 16-bit kernels compute logits in FP32, too: their limits are
+  /// never below those of fp32.
+  static Tolerance of(DType kv_dtype, DType query_dtype, const AttentionShape& shape);
+
+  /// How much larger logits are than with the default scale: max(1, |scale| * sqrt(head_dim)), at most
+  /// the soft cap. A logit x is rounded by about |x| * 2^-24 in FP32, and exp turns an absolute error of
+  /// a logit into a relative error of its weight, so that a kernel without a mistake errs in proportion.
+  /// A cap c squashes large logits and their errors alike: the error of c * tanh(x / c) is below
+  /// c * 2^-24 however large x is.
+  static double logit_factor(const AttentionShape& shape);
 };
+
+/// |actual - expected| beyond half a unit in the last place of the stored type, which is not the
+/// kernel's error. Infinite if either is NaN or they are infinite: no limit may hold for these.
+double output_error(double actual, double expected, DType out_dtype);
 
 /// Outputs of all rows of a batch in float64, [num_rows][num_q_heads][head_dim]. Pairs of row and KV
 /// head are dealt to the crew, longest rows first, so that one long row takes all threads and stops

@@ -248,7 +248,8 @@ Status Session::verify_route(const RunArgs& args, std::span<const double> expect
     return times.error();
   }
   RouteRecords& route = records_.routes[route_idx];
-  Comparison found = compare_outputs(out_, expected, parts_.options.shape, Tolerance::of(args.kv.dtype, args.q.dtype));
+  const AttentionShape& shape = parts_.options.shape;
+  Comparison found = compare_outputs(out_, expected, shape, Tolerance::of(args.kv.dtype, args.q.dtype, shape));
   ErrorStats stats = route.errors.value_or(ErrorStats{});
   stats.num_steps += 1;
   stats.num_values += found.num_values;

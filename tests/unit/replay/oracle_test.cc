@@ -15,9 +15,40 @@ namespace {
 const AttentionShape kShape = {.num_q_heads = 2, .num_kv_heads = 1, .head_dim = 8};
 
 TEST(Tolerance, Types_DecideTheLimits) {
-  EXPECT_EQ(Tolerance::of(DType::kF32, DType::kF32).max_abs, 1e-5);
-  EXPECT_EQ(Tolerance::of(DType::kF16, DType::kF32).max_abs, 2e-3);
-  EXPECT_EQ(Tolerance::of(DType::kF32, DType::kBF16).mean_abs, 3e-4);
+  EXPECT_EQ(Tolerance::of(DType::kF32, DType::kF32, kShape).max_abs, 1e-5);
+  EXPECT_EQ(Tolerance::of(DType::kF32, DType::kF32, kShape).lse_abs, 1e-4);
+  EXPECT_EQ(Tolerance::of(DType::kF16, DType::kF32, kShape).max_abs, 2e-3);
+  EXPECT_EQ(Tolerance::of(DType::kF32, DType::kBF16, kShape).mean_abs, 3e-4);
+}
+
+TEST(Tolerance, LargeScale_WidensTheLimitsOfFp32) {
+  AttentionShape shape = {.num_q_heads = 2, .num_kv_heads = 1, .head_dim = 64};
+  shape.softmax_scale = -10.0F;
+  EXPECT_DOUBLE_EQ(Tolerance::of(DType::kF32, DType::kF32, shape).max_abs, 80e-5);
+  EXPECT_EQ(Tolerance::of(DType::kF16, DType::kF16, shape).max_abs, 2e-3);
+  shape.logit_soft_cap = 30.0F;
+  EXPECT_DOUBLE_EQ(Tolerance::of(DType::kF32, DType::kF32, shape).max_abs, 30e-5);
+  shape.logit_soft_cap = 0.5F;
+  EXPECT_EQ(Tolerance::of(DType::kF32, DType::kF32, shape).max_abs, 1e-5);
+  shape.softmax_scale = 0.001F;
+  EXPECT_EQ(Tolerance::of(DType::kF32, DType::kF32, shape).max_abs, 1e-5);
+}
+
+TEST(OutputError, NotANumber_BreaksEveryLimit) {
+  constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+    EXPECT_EQ(output_error(1.0, kNaN, dtype), kInfinity);
+    EXPECT_EQ(output_error(kNaN, 1.0, dtype), kInfinity);
+    EXPECT_EQ(output_error(kNaN, kNaN, dtype), kInfinity);
+    EXPECT_EQ(output_error(kInfinity, kInfinity, dtype), kInfinity);
+  }
+}
+
+TEST(OutputError, RoundingOfTheStoredType_IsNotCounted) {
+  EXPECT_EQ(output_error(1.0 + 0x1p-11, 1.0, DType::kF16), 0.0);
+  EXPECT_EQ(output_error(1.0 + 0x1p-10, 1.0, DType::kF16), 0x1p-11);
+  EXPECT_EQ(output_error(1.0 + 0x1p-11, 1.0, DType::kF32), 0x1p-11);
 }
 
 /// One row of `seq_len` random tokens, one token a page.
@@ -110,6 +141,13 @@ TEST(CompareOutputs, NaN_BreaksTheLimit) {
   ASSERT_TRUE(result.worst.has_value());
   EXPECT_EQ(result.worst->q_head, 1);
   EXPECT_EQ(result.worst->element, 1);
+}
+
+TEST(CompareOutputs, NaNExpected_BreaksTheLimit) {
+  std::vector<double> expected(32, 0.0);
+  expected[9] = std::numeric_limits<double>::quiet_NaN();
+  EXPECT_TRUE(compare_outputs(std::vector<float>(32, 0.0F), expected, kShape, {.max_abs = 2e-3, .mean_abs = 3e-4})
+                  .worst.has_value());
 }
 
 TEST(CompareOutputs, NoRows_Passes) {

@@ -287,6 +287,19 @@ TEST(Replay, CpuBackend_MeasuresTheProbeInTheSameRun) {
   EXPECT_FALSE(records->backend.empty());
 }
 
+TEST(Replay, LargeSoftmaxScale_PassesInFp32) {
+  CountingObserver observer;
+  ReplayOptions options = tiny_options();
+  options.run.cpu = {.threads = 2, .pin = false, .wait = WaitMode::kSleep, .isa = {}};
+  options.run.kv_dtype = DType::kF32;
+  options.run.shape.head_dim = 128;
+  options.run.shape.softmax_scale = 10.0F;
+  const auto records = replay(tiny_trace(), options, observer);
+  ASSERT_TRUE(records.ok()) << records.error().to_string();
+  ASSERT_FALSE(records->error.has_value()) << records->error->to_string();
+  EXPECT_THAT(records->notes, ::testing::Contains(HasSubstr("softmax scale 10")));
+}
+
 TEST(Replay, FcfsAdmission_RunsToTheEnd) {
   OracleBackend backend;
   CountingObserver observer;
