@@ -9,6 +9,7 @@
 
 #include "persistentkv/result.h"
 #include "trace/csv_rows.h"
+#include "trace/input_file.h"
 #include "trace/json_value.h"
 #include "trace/readers.h"
 #include "trace/text_input.h"
@@ -47,8 +48,8 @@ Status read_json_lines(TextInput& input, TraceBuilder& builder);
 Status read_azure2023(TextInput& input, TraceBuilder& builder);
 Status read_mooncake(TextInput& input, const TraceReadOptions& options, TraceBuilder& builder);
 Status read_coding_sessions(TextInput& input, const TraceReadOptions& options, TraceBuilder& builder);
-/// `path` is a folder or an archive of pairs chunk-N-trace.csv, chunk-N-dataset.json.
-Status read_servegen(const std::string& path, const TraceReadOptions& options, TraceBuilder& builder);
+/// `file` is a folder or an archive of pairs chunk-N-trace.csv, chunk-N-dataset.json.
+Status read_servegen(const InputFile& file, const TraceReadOptions& options, TraceBuilder& builder);
 /// Whether a file name is one of a ServeGen pair.
 bool is_servegen_file(std::string_view file_name);
 

@@ -79,8 +79,8 @@ Status add_file(TextInput input, const ChunkFile& chunk, Clients& clients) {
   return {};
 }
 
-Status add_archive(const std::string& path, Clients& clients) {
-  Result<ArchiveReader> archive = ArchiveReader::open(path);
+Status add_archive(const InputFile& file, Clients& clients) {
+  Result<ArchiveReader> archive = ArchiveReader::open(file);
   PKV_RETURN_IF_ERROR(archive);
   for (;;) {
     const Result<bool> more = archive->next_entry();
@@ -95,14 +95,16 @@ Status add_archive(const std::string& path, Clients& clients) {
 }
 
 Status add_folder_file(const fs::path& path, const ChunkFile& chunk, Clients& clients) {
-  Result<ArchiveReader> file = ArchiveReader::open(path.string());
+  const Result<InputFile> file = InputFile::open(path.string());
   PKV_RETURN_IF_ERROR(file);
-  const Result<bool> found = file->next_entry();
+  Result<ArchiveReader> archive = ArchiveReader::open(*file);
+  PKV_RETURN_IF_ERROR(archive);
+  const Result<bool> found = archive->next_entry();
   PKV_RETURN_IF_ERROR(found);
   if (!found.value()) {
     return Error{.code = ErrorCode::kIo, .message = "is empty", .where = path.string()};
   }
-  return add_file(file->text(), chunk, clients);
+  return add_file(archive->text(), chunk, clients);
 }
 
 Status add_folder(const std::string& path, Clients& clients) {
@@ -204,11 +206,10 @@ class Drawer {
 
 bool is_servegen_file(std::string_view file_name) { return parse_chunk_name(file_name).has_value(); }
 
-Status read_servegen(const std::string& path, const TraceReadOptions& options, TraceBuilder& builder) {
-  std::error_code ignored;
+Status read_servegen(const InputFile& file, const TraceReadOptions& options, TraceBuilder& builder) {
   Clients clients;
-  PKV_RETURN_IF_ERROR(fs::is_directory(path, ignored) ? add_folder(path, clients) : add_archive(path, clients));
-  PKV_RETURN_IF_ERROR(check_clients(path, clients));
+  PKV_RETURN_IF_ERROR(file.is_folder() ? add_folder(file.path(), clients) : add_archive(file, clients));
+  PKV_RETURN_IF_ERROR(check_clients(file.path(), clients));
   double origin_s = std::numeric_limits<double>::infinity();
   for (const auto& [number, client] : clients) {
     origin_s = std::min(origin_s, client.rates->first_start_s);

@@ -8,18 +8,17 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <filesystem>
 #include <limits>
 #include <utility>
 #include <vector>
 
 #include "trace/formats.h"
+#include "trace/input_file.h"
 #include "trace/names.h"
 
 namespace pkv {
 namespace {
 
-namespace fs = std::filesystem;
 using namespace trace_internal;  // NOLINT(google-build-using-namespace): the other half of this file
 
 /// By the value of TraceFormat.
@@ -151,8 +150,8 @@ Status read_text(TextInput& input, TraceFormat format, const TraceReadOptions& o
 }
 
 /// Names of the regular files of an archive; a file that is no archive has one empty name.
-Result<std::vector<std::string>> list_entries(const std::string& path) {
-  Result<ArchiveReader> archive = ArchiveReader::open(path);
+Result<std::vector<std::string>> list_entries(const InputFile& file) {
+  Result<ArchiveReader> archive = ArchiveReader::open(file);
   PKV_RETURN_IF_ERROR(archive);
   std::vector<std::string> names;
   for (;;) {
@@ -174,8 +173,8 @@ Error with_format_hint(Error error, TraceFormat asked, TraceFormat detected) {
   return error;
 }
 
-Result<Trace> read_single(const std::string& path, const TraceReadOptions& options) {
-  Result<ArchiveReader> archive = ArchiveReader::open(path);
+Result<Trace> read_single(const InputFile& file, const TraceReadOptions& options) {
+  Result<ArchiveReader> archive = ArchiveReader::open(file);
   PKV_RETURN_IF_ERROR(archive);
   const Result<bool> found = archive->next_entry();
   PKV_RETURN_IF_ERROR(found);
@@ -187,7 +186,7 @@ Result<Trace> read_single(const std::string& path, const TraceReadOptions& optio
     PKV_RETURN_IF_ERROR(detected);
   }
   const TraceFormat format = options.format ? *options.format : detected.value();
-  TraceBuilder builder(path, trace_format_name(format));
+  TraceBuilder builder(file.path(), trace_format_name(format));
   if (Status status = read_text(input, format, options, builder); !status.ok()) {
     return detected.ok() && detected.value() != format ? with_format_hint(status.error(), format, detected.value())
                                                        : status.error();
@@ -195,26 +194,32 @@ Result<Trace> read_single(const std::string& path, const TraceReadOptions& optio
   return std::move(builder).finish(options.limit);
 }
 
-Result<Trace> read_pairs(const std::string& path, const TraceReadOptions& options) {
+Result<Trace> read_pairs(const InputFile& file, const TraceReadOptions& options) {
   if (options.format && *options.format != TraceFormat::kServeGen) {
     return io_error(
-        fmt::format("holds several files, the format {} is a single one", trace_format_name(*options.format)), path);
+        fmt::format("holds several files, the format {} is a single one", trace_format_name(*options.format)),
+        file.path());
   }
-  TraceBuilder builder(path, trace_format_name(TraceFormat::kServeGen));
-  PKV_RETURN_IF_ERROR(read_servegen(path, options, builder));
+  TraceBuilder builder(file.path(), trace_format_name(TraceFormat::kServeGen));
+  PKV_RETURN_IF_ERROR(read_servegen(file, options, builder));
   return std::move(builder).finish(options.limit);
 }
 
-Status check_exists(const std::string& path) {
-  std::error_code error;
-  const fs::file_status status = fs::status(path, error);
-  if (status.type() == fs::file_type::not_found) {
-    return io_error("no such file or folder", path);
+Result<Trace> read_file(const InputFile& file, const TraceReadOptions& options) {
+  const Result<std::vector<std::string>> entries = list_entries(file);
+  PKV_RETURN_IF_ERROR(entries);
+  if (entries->empty()) {
+    return io_error("is empty, expected a trace", file.path());
   }
-  if (error) {
-    return io_error(fmt::format("cannot be read: {}", error.message()), path);
+  if (std::any_of(entries->begin(), entries->end(), is_servegen_file)) {
+    return read_pairs(file, options);
   }
-  return {};
+  if (entries->size() > 1) {
+    return io_error(
+        fmt::format("is an archive of {} files, none of them of a ServeGen pair; expected one trace", entries->size()),
+        file.path());
+  }
+  return read_single(file, options);
 }
 
 }  // namespace
@@ -231,25 +236,9 @@ Result<TraceFormat> parse_trace_format(std::string_view name) {
 
 Result<Trace> read_trace(const std::string& path, const TraceReadOptions& options) {
   PKV_RETURN_IF_ERROR(validate(options));
-  PKV_RETURN_IF_ERROR(check_exists(path));
-  std::error_code ignored;
-  if (fs::is_directory(path, ignored)) {
-    return read_pairs(path, options);
-  }
-  const Result<std::vector<std::string>> entries = list_entries(path);
-  PKV_RETURN_IF_ERROR(entries);
-  if (entries->empty()) {
-    return io_error("is empty, expected a trace", path);
-  }
-  if (std::any_of(entries->begin(), entries->end(), is_servegen_file)) {
-    return read_pairs(path, options);
-  }
-  if (entries->size() > 1) {
-    return io_error(
-        fmt::format("is an archive of {} files, none of them of a ServeGen pair; expected one trace", entries->size()),
-        path);
-  }
-  return read_single(path, options);
+  const Result<InputFile> file = InputFile::open(path);
+  PKV_RETURN_IF_ERROR(file);
+  return file->is_folder() ? read_pairs(*file, options) : read_file(*file, options);
 }
 
 }  // namespace pkv

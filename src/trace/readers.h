@@ -32,8 +32,8 @@ struct TraceReadOptions {
   bool spread_ticks = true;
 };
 
-/// Reads a file or folder; gzip and tar are unpacked on the way. Errors: kIo (missing, unreadable,
-/// unknown format), kInvalidArgument naming file, line and field.
+/// Reads a file or folder; gzip and tar are unpacked on the way. A pipe is read once, to its end, up to
+/// 1 GiB. Errors: kIo (missing, unreadable, unknown format), kInvalidArgument naming file, line and field.
 Result<Trace> read_trace(const std::string& path, const TraceReadOptions& options);
 
 /// Writes a trace as "csv", "json" or "jsonl" in the paper's columns; read_trace reads it back equal.

@@ -106,17 +106,20 @@ Result<std::string> TextInput::read_rest() {
 
 void ArchiveReader::Closer::operator()(archive* handle) const { archive_read_free(handle); }
 
-Result<ArchiveReader> ArchiveReader::open(const std::string& path) {
-  ArchiveReader reader(path);
+Result<ArchiveReader> ArchiveReader::open(const InputFile& file) {
+  ArchiveReader reader(file.path());
   reader.handle_.reset(archive_read_new());
   reader.buffer_ = std::make_unique<std::string>(kBlockBytes, '\0');
   archive* handle = reader.handle_.get();
   if (handle == nullptr || archive_read_support_filter_gzip(handle) != ARCHIVE_OK ||
       archive_read_support_format_tar(handle) != ARCHIVE_OK || archive_read_support_format_raw(handle) != ARCHIVE_OK ||
       archive_read_support_format_empty(handle) != ARCHIVE_OK) {
-    return io_error("libarchive lacks gzip, tar or raw support", path);
+    return io_error("libarchive lacks gzip, tar or raw support", file.path());
   }
-  if (archive_read_open_filename(handle, path.c_str(), kBlockBytes) != ARCHIVE_OK) {
+  const std::string* bytes = file.bytes();
+  const int status = bytes != nullptr ? archive_read_open_memory(handle, bytes->data(), bytes->size())
+                                      : archive_read_open_filename(handle, file.path().c_str(), kBlockBytes);
+  if (status != ARCHIVE_OK) {
     return reader.read_error();
   }
   return reader;

@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "persistentkv/result.h"
+#include "trace/input_file.h"
 
 struct archive;
 
@@ -58,8 +59,8 @@ std::string format_place(std::string_view name, std::int64_t line, std::string_v
 /// The regular files of a plain file (one), a gzip file (one) or a tar archive, in stored order.
 class ArchiveReader {
  public:
-  /// Errors: kIo (missing, unreadable).
-  static Result<ArchiveReader> open(const std::string& path);
+  /// `file` must outlive the reader. Errors: kIo (missing, unreadable).
+  static Result<ArchiveReader> open(const InputFile& file);
 
   ArchiveReader(ArchiveReader&&) noexcept = default;
   ArchiveReader& operator=(ArchiveReader&&) noexcept = default;
