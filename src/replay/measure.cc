@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 
 #include "base/clock.h"
 #include "replay/crew.h"
@@ -27,12 +28,16 @@ struct Needs {
   std::int64_t page_bytes = 0;
   std::int64_t pool_pages = 0;
   std::int64_t mlp_bytes = 0;
+  /// Queries, outputs, the oracle, page ids: grows with rows.
+  std::int64_t step_bytes = 0;
   /// Blocks of random values.
   std::int64_t block_bytes = 0;
   /// Of the machine: decides pool_pages.
   std::int64_t cache_bytes = 0;
 
-  [[nodiscard]] std::int64_t other_bytes() const { return saturating_add(mlp_bytes, block_bytes); }
+  [[nodiscard]] std::int64_t other_bytes() const {
+    return saturating_add(saturating_add(mlp_bytes, step_bytes), block_bytes);
+  }
 };
 
 Status check_dtype(DType dtype, const Capabilities& can, const Backend& backend, std::string_view what) {
@@ -57,14 +62,19 @@ Status check_support(const RunOptions& options, const Backend& backend) {
 Result<Needs> plan_memory(const RunOptions& options, const KvLayout& layout, const StepSource& source) {
   Needs needs;
   needs.page_bytes = KvPool::page_bytes(layout, options.kv_dtype);
-  needs.mlp_bytes = options.mlp ? MlpLayer::needed_bytes(options.shape, *options.mlp) : 0;
+  const StepBounds bounds = source.bounds();
+  needs.mlp_bytes = options.mlp ? MlpLayer::needed_bytes(options.shape, *options.mlp, bounds.max_rows) : 0;
+  needs.step_bytes = saturating_add(bounds.table_bytes, session_bytes(options, bounds, Crew::wanted_size()));
   const DType query_dtype = options.query_dtype.value_or(options.kv_dtype);
   needs.block_bytes = RandomBlock::block_bytes(options.kv_dtype) +
                       (query_dtype == options.kv_dtype ? 0 : RandomBlock::block_bytes(query_dtype));
   const std::int64_t budget = memory_budget_bytes(options.memory_limit_bytes);
   const std::int64_t trace_bytes = saturating_mul(source.num_physical_pages(), needs.page_bytes);
-  PKV_RETURN_IF_ERROR(check_memory(saturating_add(trace_bytes, needs.other_bytes()), budget,
-                                   fmt::format("a pool of {} pages", source.num_physical_pages())));
+  PKV_RETURN_IF_ERROR(
+      check_memory(saturating_add(trace_bytes, needs.other_bytes()), budget,
+                   fmt::format("a pool of {} pages with queries, outputs{} of {} rows{}", source.num_physical_pages(),
+                               options.verify == VerifyMode::kOff ? "" : " and float64 oracle", bounds.max_rows,
+                               options.mlp ? " and the MLP proxy" : "")));
   needs.cache_bytes = machine_cache_bytes();
   needs.pool_pages =
       choose_pool_pages(source.num_physical_pages(), needs.page_bytes, needs.cache_bytes, budget - needs.other_bytes());
@@ -87,7 +97,7 @@ class Workshop {
 
   /// Errors: kUnsupported, kResourceExhausted, those of make_cpu_backend.
   /// kCancelled; describe() may be called after that one.
-  Status open(const KvLayout& layout, Backend* callers_backend, const RunObserver& observer) {
+  Status open(const KvLayout& layout, Backend* callers_backend, const StepSource& source, const RunObserver& observer) {
     auto crew = Crew::make();
     if (!crew.ok()) {
       return crew.error();
@@ -107,7 +117,7 @@ class Workshop {
       return pool.error();
     }
     pool_.emplace(std::move(*pool));
-    return open_mlp();
+    return open_mlp(source.bounds().max_rows);
   }
 
   void describe(RunRecords& records) const {
@@ -157,11 +167,12 @@ class Workshop {
     return {};
   }
 
-  Status open_mlp() {
+  Status open_mlp(std::int64_t max_rows) {
     if (!options_.mlp) {
       return {};
     }
-    auto made = MlpLayer::make(options_.shape, *options_.mlp, options_.data_seed, *crew_);
+    auto made =
+        MlpLayer::make(options_.shape, *options_.mlp, {.max_rows = max_rows, .seed = options_.data_seed}, *crew_);
     if (!made.ok()) {
       return made.error();
     }
@@ -192,7 +203,7 @@ Result<RunRecords> execute_on(const RunOptions& options, StepSource& source, Bac
   }
   observer.on_progress({.phase = RunPhase::kPreparing, .done = 0, .total = source.max_steps(), .num_rows = 0});
   Workshop workshop(options, *needs);
-  const Status opened = workshop.open(*layout, callers_backend, observer);
+  const Status opened = workshop.open(*layout, callers_backend, source, observer);
   records.interrupted = !opened.ok() && opened.error().code == ErrorCode::kCancelled;
   if (!opened.ok() && !records.interrupted) {
     return opened.error();
@@ -209,12 +220,11 @@ Result<RunRecords> execute_on(const RunOptions& options, StepSource& source, Bac
   return records;
 }
 
-/// One step planned by every route, in rotating order as in execution.
-Status plan_step(const RunOptions& options, const StepRows& rows, std::size_t first,
+/// One step planned by every route, in an order drawn for it as in execution.
+Status plan_step(const RunOptions& options, const StepRows& rows, std::span<const std::size_t> order,
                  std::vector<RoutePlanner>& planners, RunRecords& records) {
   std::vector<StepRecord> done(planners.size());
-  for (std::size_t i = 0; i < planners.size(); ++i) {
-    const std::size_t route_idx = (first + i) % planners.size();
+  for (const std::size_t route_idx : order) {
     const std::int64_t begin_ns = now_ns();
     const auto batch = make_batch(rows, rows.kv_indices, options.shape, records.page_size, records.physical_pages);
     if (!batch.ok()) {
@@ -235,6 +245,7 @@ Status plan_step(const RunOptions& options, const StepRows& rows, std::size_t fi
 Status plan_all(const RunOptions& options, StepSource& source, std::vector<RoutePlanner>& planners,
                 RunObserver& observer, RunRecords& records) {
   StepRows rows;
+  std::vector<std::size_t> order(planners.size());
   for (std::int64_t measured = 0;; ++measured) {
     if (observer.cancelled()) {
       records.interrupted = true;
@@ -247,8 +258,8 @@ Status plan_all(const RunOptions& options, StepSource& source, std::vector<Route
     if (!*more) {
       return {};
     }
-    PKV_RETURN_IF_ERROR(
-        plan_step(options, rows, static_cast<std::size_t>(measured) % planners.size(), planners, records));
+    draw_order(options.data_seed, measured, order);
+    PKV_RETURN_IF_ERROR(plan_step(options, rows, order, planners, records));
     observer.on_progress({.phase = RunPhase::kMeasuring,
                           .done = measured + 1,
                           .total = source.max_steps(),

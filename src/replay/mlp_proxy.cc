@@ -3,12 +3,14 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <map>
 #include <oneapi/dnnl/dnnl.hpp>
 #include <thread>
 
+#include "base/aligned_buffer.h"
 #include "base/clock.h"
 #include "replay/memory.h"
 #include "replay/random_data.h"
@@ -32,6 +34,8 @@ constexpr std::int64_t kTypicalRows = 8;
 // libgomp's threads spin for about a millisecond after a parallel region and would disturb the
 // attention that follows.
 constexpr auto kSpinDown = std::chrono::milliseconds(3);
+// Row counts whose primitives are kept: a trace near its max_active has few at a time.
+constexpr std::size_t kKeptRowCounts = 16;
 
 GemmSizes layer_gemms(const AttentionShape& shape, const MlpProxy& sizes) {
   const std::int64_t q_width = std::int64_t{shape.num_q_heads} * shape.head_dim;
@@ -45,6 +49,14 @@ GemmSizes layer_gemms(const AttentionShape& shape, const MlpProxy& sizes) {
            {hidden, inner},
            {hidden, inner},
            {inner, hidden}}};
+}
+
+std::int64_t largest_in(const GemmSizes& sizes) {
+  return std::max_element(sizes.begin(), sizes.end(), [](auto& a, auto& b) { return a.in < b.in; })->in;
+}
+
+std::int64_t largest_out(const GemmSizes& sizes) {
+  return std::max_element(sizes.begin(), sizes.end(), [](auto& a, auto& b) { return a.out < b.out; })->out;
 }
 
 bool has_bf16_kernels() {
@@ -66,16 +78,18 @@ matmul::primitive_desc make_desc(const dnnl::engine& engine, std::int64_t rows, 
 
 class OneDnnLayer final : public MlpLayer {
  public:
-  OneDnnLayer(const GemmSizes& sizes, Crew& crew)
+  OneDnnLayer(const GemmSizes& sizes, std::int64_t max_rows, Crew& crew)
       : sizes_(sizes),
+        max_rows_(max_rows),
         crew_(crew),
         type_(has_bf16_kernels() ? memory::data_type::bf16 : memory::data_type::f32),
         engine_(dnnl::engine::kind::cpu, 0),
         stream_(engine_) {}
 
-  /// Fills and lays out the weights. Throws dnnl::error.
-  void prepare(std::uint64_t seed) {
+  /// Fills activations, fills and lays out the weights. Throws dnnl::error.
+  Status prepare(std::uint64_t seed) {
     const RandomBlock block(dtype(), seed);
+    PKV_RETURN_IF_ERROR(allocate_activations(block));
     for (std::size_t i = 0; i < kNumGemms; ++i) {
       const GemmSize& size = sizes_[i];
       memory plain({{size.in, size.out}, type_, memory::format_tag::ab}, engine_);
@@ -86,9 +100,13 @@ class OneDnnLayer final : public MlpLayer {
       stream_.wait();
       weights_.push_back(laid_out);
     }
+    return {};
   }
 
   Result<std::int64_t> run(std::int32_t num_rows) override {
+    if (num_rows < 1 || num_rows > max_rows_) {
+      return Error{ErrorCode::kOutOfRange, fmt::format("{} rows, must be 1 to {}", num_rows, max_rows_), "mlp"};
+    }
     std::int64_t elapsed_ns = 0;
     std::string failure;
     PKV_RETURN_IF_ERROR(crew_.run_on_one([&] {
@@ -113,14 +131,29 @@ class OneDnnLayer final : public MlpLayer {
 
   [[nodiscard]] DType dtype() const { return type_ == memory::data_type::bf16 ? DType::kBF16 : DType::kF32; }
 
+  Status allocate_activations(const RandomBlock& block) {
+    const std::int64_t in = max_rows_ * largest_in(sizes_);
+    auto src = AlignedBuffer::allocate(static_cast<std::size_t>(in * dtype_bytes(dtype())));
+    if (!src.ok()) {
+      return src.error();
+    }
+    auto dst =
+        AlignedBuffer::allocate(static_cast<std::size_t>(max_rows_ * largest_out(sizes_) * dtype_bytes(dtype())));
+    if (!dst.ok()) {
+      return dst.error();
+    }
+    src_ = std::move(*src);
+    dst_ = std::move(*dst);
+    block.fill(src_.data(), in, kNumGemms);
+    return {};
+  }
+
   std::vector<Gemm> make_gemms(std::int32_t num_rows) {
-    const RandomBlock block(dtype(), static_cast<std::uint64_t>(num_rows));
     std::vector<Gemm> gemms;
     for (std::size_t i = 0; i < kNumGemms; ++i) {
       const auto desc = make_desc(engine_, num_rows, sizes_[i], type_, weights_[i].get_desc());
-      Gemm gemm{matmul(desc), memory(desc.src_desc(), engine_), memory(desc.dst_desc(), engine_)};
-      block.fill(gemm.src.get_data_handle(), num_rows * sizes_[i].in, i);
-      gemms.push_back(std::move(gemm));
+      gemms.push_back(
+          {matmul(desc), memory(desc.src_desc(), engine_, src_.data()), memory(desc.dst_desc(), engine_, dst_.data())});
     }
     run_once(gemms);  // oneDNN allocates scratch memory on the first execution
     return gemms;
@@ -137,6 +170,9 @@ class OneDnnLayer final : public MlpLayer {
   std::int64_t execute(std::int32_t num_rows) {
     auto found = by_rows_.find(num_rows);
     if (found == by_rows_.end()) {
+      if (by_rows_.size() == kKeptRowCounts) {
+        by_rows_.clear();
+      }
       found = by_rows_.emplace(num_rows, make_gemms(num_rows)).first;
     }
     const std::int64_t begin_ns = now_ns();
@@ -147,40 +183,45 @@ class OneDnnLayer final : public MlpLayer {
   }
 
   GemmSizes sizes_;
+  std::int64_t max_rows_;
   Crew& crew_;
   memory::data_type type_;
   dnnl::engine engine_;
   dnnl::stream stream_;
   std::vector<memory> weights_;
+  // Every GEMM reads the one and writes the other, whatever its row count.
+  AlignedBuffer src_;
+  AlignedBuffer dst_;
   std::map<std::int32_t, std::vector<Gemm>> by_rows_;
 };
 
 }  // namespace
 
-std::int64_t MlpLayer::needed_bytes(const AttentionShape& shape, const MlpProxy& sizes) {
-  std::int64_t elements = 0;
+std::int64_t MlpLayer::needed_bytes(const AttentionShape& shape, const MlpProxy& sizes, std::int64_t max_rows) {
+  const GemmSizes gemms = layer_gemms(shape, sizes);
+  std::int64_t elements = saturating_mul(max_rows, largest_in(gemms) + largest_out(gemms));
   std::int64_t largest = 0;
-  for (const GemmSize& size : layer_gemms(shape, sizes)) {
+  for (const GemmSize& size : gemms) {
     elements = saturating_add(elements, saturating_mul(size.in, size.out));
     largest = std::max(largest, saturating_mul(size.in, size.out));
   }
   return saturating_mul(saturating_add(elements, largest), has_bf16_kernels() ? 2 : 4);
 }
 
-Result<std::unique_ptr<MlpLayer>> MlpLayer::make(const AttentionShape& shape, const MlpProxy& sizes, std::uint64_t seed,
-                                                 Crew& crew) {
+Result<std::unique_ptr<MlpLayer>> MlpLayer::make(const AttentionShape& shape, const MlpProxy& sizes,
+                                                 const Setting& setting, Crew& crew) {
   std::unique_ptr<OneDnnLayer> layer;
-  std::string failure;
+  Status prepared;
   PKV_RETURN_IF_ERROR(crew.run_on_one([&] {
     try {
-      layer = std::make_unique<OneDnnLayer>(layer_gemms(shape, sizes), crew);
-      layer->prepare(seed);
+      layer = std::make_unique<OneDnnLayer>(layer_gemms(shape, sizes), setting.max_rows, crew);
+      prepared = layer->prepare(setting.seed);
     } catch (const dnnl::error& error) {
-      failure = error.what();
+      prepared = Error{ErrorCode::kUnsupported, std::string("oneDNN: ") + error.what(), "mlp"};
     }
   }));
-  if (!failure.empty()) {
-    return Error{ErrorCode::kUnsupported, "oneDNN: " + failure, "mlp"};
+  if (!prepared.ok()) {
+    return prepared.error();
   }
   return std::unique_ptr<MlpLayer>(std::move(layer));
 }

@@ -17,16 +17,23 @@ namespace pkv {
 /// They run on oneDNN's own threads: a timing of its own, never inside an attention step.
 class MlpLayer {
  public:
-  /// Allocates and fills the weights. Runs on the crew's first thread, whose affinity is not pinned.
-  /// Errors: kResourceExhausted, kUnsupported with oneDNN's message.
-  static Result<std::unique_ptr<MlpLayer>> make(const AttentionShape& shape, const MlpProxy& sizes, std::uint64_t seed,
-                                                Crew& crew);
-  /// Bytes of weights, and of the copy made while they are laid out.
-  static std::int64_t needed_bytes(const AttentionShape& shape, const MlpProxy& sizes);
+  struct Setting {
+    /// Tokens of the largest call.
+    std::int64_t max_rows = 1;
+    std::uint64_t seed = 1;
+  };
+  /// Allocates and fills weights and activations. Runs on the crew's first thread, whose affinity is not
+  /// pinned. Errors: kResourceExhausted, kUnsupported with oneDNN's message.
+  static Result<std::unique_ptr<MlpLayer>> make(const AttentionShape& shape, const MlpProxy& sizes,
+                                                const Setting& setting, Crew& crew);
+  /// Bytes of weights, of the copy made while they are laid out, and of one input and one output
+  /// activation that all GEMMs share.
+  static std::int64_t needed_bytes(const AttentionShape& shape, const MlpProxy& sizes, std::int64_t max_rows);
 
   virtual ~MlpLayer() = default;
   /// Nanoseconds of all GEMMs for `num_rows` tokens; primitives are made on the first call of a row
   /// count, outside the timing. Returns when oneDNN's threads have stopped spinning.
+  /// Errors: kOutOfRange above max_rows; those of make.
   virtual Result<std::int64_t> run(std::int32_t num_rows) = 0;
 };
 

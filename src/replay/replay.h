@@ -30,8 +30,9 @@ struct ReplayOptions {
 };
 
 /// How it measures:
-/// - All routes execute a step before the next one begins, in an order that rotates by one from step to
-///   step; the read probe is one more participant, so that its figure comes from the same minutes.
+/// - All routes execute a step before the next one begins, in an order drawn anew for every step from the
+///   data seed, so that no route always follows the same one; the read probe is one more participant, so that its
+///   figure comes from the same minutes.
 /// - plan_ns: validation of the batch and planning. device (run.total_ns): the backend's own clock.
 ///   wall_ns: plan, workspace and execution by the wall clock.
 /// - K and V are random (normal, unit variance) in every physical page. Each execution adds another

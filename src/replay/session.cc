@@ -5,10 +5,12 @@
 
 #include <algorithm>
 #include <limits>
+#include <numeric>
 
 #include "base/clock.h"
 #include "base/random.h"
 #include "exec/cpu/cpu_backend.h"
+#include "replay/memory.h"
 #include "replay/oracle.h"
 
 namespace pkv {
@@ -64,6 +66,29 @@ Result<BatchState> make_batch(const StepRows& rows, std::span<const std::int32_t
                            .num_pages = num_pages});
 }
 
+std::int64_t session_bytes(const RunOptions& options, const StepBounds& bounds, std::int64_t num_threads) {
+  const AttentionShape& shape = options.shape;
+  const std::int64_t elements = saturating_mul(bounds.max_rows, std::int64_t{shape.num_q_heads} * shape.head_dim);
+  const std::int64_t query_bytes = dtype_bytes(options.query_dtype.value_or(options.kv_dtype));
+  std::int64_t bytes = saturating_mul(elements, query_bytes + static_cast<std::int64_t>(sizeof(float)));
+  bytes = saturating_add(bytes, saturating_mul(bounds.max_pages, 2 * static_cast<std::int64_t>(sizeof(std::int32_t))));
+  if (options.verify == VerifyMode::kOff) {
+    return bytes;
+  }
+  const std::int64_t attended = std::min<std::int64_t>(
+      bounds.max_seq_len, shape.sliding_window_tokens.value_or(std::numeric_limits<std::int32_t>::max()));
+  return saturating_add(bytes, oracle_bytes(shape, bounds.max_rows, attended, num_threads));
+}
+
+void draw_order(std::uint64_t seed, std::int64_t measured_idx, std::span<std::size_t> order) {
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  // Two draws apart, as steps and seeds that follow each other must have nothing in common.
+  SplitMix64 random(SplitMix64(seed)() ^ SplitMix64(static_cast<std::uint64_t>(measured_idx) + 0x0DE4)());
+  for (std::size_t i = order.size(); i > 1; --i) {
+    std::swap(order[i - 1], order[random.below(i)]);
+  }
+}
+
 Session::Session(const SessionParts& parts, RunRecords& records)
     : parts_(parts),
       records_(records),
@@ -73,6 +98,8 @@ Session::Session(const SessionParts& parts, RunRecords& records)
     planners_.emplace_back(choice, parts.backend.num_workers());
   }
   step_records_.resize(planners_.size());
+  order_.resize(planners_.size() + (has_probe_ ? 1 : 0));
+  std::iota(order_.begin(), order_.end(), std::size_t{0});
 }
 
 Status Session::run(StepSource& source) {
@@ -125,22 +152,20 @@ Status Session::warm_up(const StepRows& rows) {
     if (parts_.observer.cancelled()) {
       return Error{ErrorCode::kCancelled, "stopped by the caller", "warm-up"};
     }
-    PKV_RETURN_IF_ERROR(execute_all(rows, 0));
+    PKV_RETURN_IF_ERROR(execute_all(rows));
   }
   return {};
 }
 
 Status Session::measure(const StepRows& rows) {
-  const std::size_t participants = planners_.size() + (has_probe_ ? 1 : 0);
-  PKV_RETURN_IF_ERROR(execute_all(rows, static_cast<std::size_t>(measured_) % participants));
+  draw_order(parts_.options.data_seed, measured_, order_);
+  PKV_RETURN_IF_ERROR(execute_all(rows));
   keep_step();
   return {};
 }
 
-Status Session::execute_all(const StepRows& rows, std::size_t first) {
-  const std::size_t participants = planners_.size() + (has_probe_ ? 1 : 0);
-  for (std::size_t i = 0; i < participants; ++i) {
-    const std::size_t participant = (first + i) % participants;
+Status Session::execute_all(const StepRows& rows) {
+  for (const std::size_t participant : order_) {
     PKV_RETURN_IF_ERROR(participant < planners_.size() ? execute_route(rows, participant) : execute_probe(rows));
   }
   return execute_mlp(rows);

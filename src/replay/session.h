@@ -38,6 +38,15 @@ class RoutePlanner {
 Result<BatchState> make_batch(const StepRows& rows, std::span<const std::int32_t> page_ids, const AttentionShape& shape,
                               std::int32_t page_size, std::int64_t num_pages);
 
+/// Bytes that a session allocates for the largest step: queries, outputs, page ids of a step before and
+/// after the shift, and what verification needs. Plans and the backend's workspace are not in it.
+std::int64_t session_bytes(const RunOptions& options, const StepBounds& bounds, std::int64_t num_threads);
+
+/// The order in which participants take their turns in one step, as a permutation of [0, order.size()):
+/// another one every step, the same for the same seed. Nobody has a fixed predecessor, whose traces in
+/// caches and clocks would otherwise always be the same one's.
+void draw_order(std::uint64_t seed, std::int64_t measured_idx, std::span<std::size_t> order);
+
 /// What a session works with; all of it outlives the session.
 struct SessionParts {
   const RunOptions& options;
@@ -63,7 +72,8 @@ class Session {
   void prepare(const StepRows& rows);
   Status warm_up(const StepRows& rows);
   Status measure(const StepRows& rows);
-  Status execute_all(const StepRows& rows, std::size_t first);
+  /// Every participant once, in the order of order_.
+  Status execute_all(const StepRows& rows);
   Status execute_route(const StepRows& rows, std::size_t route_idx);
   Status execute_probe(const StepRows& rows);
   Status execute_mlp(const StepRows& rows);
@@ -87,6 +97,7 @@ class Session {
   std::vector<std::uint8_t> queries_;
   std::vector<float> out_;
   std::vector<std::int32_t> shifted_ids_;
+  std::vector<std::size_t> order_;  // routes by index, then the read probe
   // The step in progress; moved into the records only when every participant has finished it.
   std::vector<StepRecord> step_records_;
   ReadSample step_probe_;

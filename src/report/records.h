@@ -76,7 +76,7 @@ struct RunRecords {
   std::int64_t physical_pages = 0;
   /// Pages of the pool that was filled: physical_pages, or more where these would have stayed in the cache.
   std::int64_t pool_pages = 0;
-  /// Bytes allocated for K, V and, with the proxy, weights.
+  /// Bytes allocated for K, V and, with the proxy, weights and activations.
   std::int64_t memory_bytes = 0;
   /// Workers of the backend, or SMs in plan-only mode: the divisor of tasks_per_worker_or_sm.
   std::int32_t num_workers = 1;

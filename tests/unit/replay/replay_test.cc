@@ -1,4 +1,4 @@
-// Replay: pairing and rotation of routes, cancellation, errors before and in the middle, verification.
+// Replay: pairing and order of routes, cancellation, errors before and in the middle, verification.
 #include "replay/replay.h"
 
 #include <gmock/gmock.h>
@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <set>
 
+#include "replay/session.h"
 #include "replay_fixture.h"
 #include "test_backends.h"
 
@@ -14,27 +15,57 @@ namespace pkv {
 namespace {
 
 using testing::CountingObserver;
-using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using testing::OracleBackend;
 using testing::SpoiledBackend;
 using testing::tiny_options;
 using testing::tiny_trace;
+using ::testing::UnorderedElementsAre;
 
 constexpr Route kR = Route::kRow;
 constexpr Route kB = Route::kBucket;
 constexpr Route kW = Route::kWorkqueue;
 
-TEST(Replay, ThreeRoutes_ExecuteEachStepInRotatingOrder) {
+std::vector<Route> executed_routes(std::uint64_t seed) {
   OracleBackend backend;
   CountingObserver observer;
   ReplayOptions options = tiny_options();
   options.run.verify = VerifyMode::kOff;
-  options.max_steps = 4;
+  options.run.data_seed = seed;
   const auto records = replay(tiny_trace(), options, backend, observer);
-  ASSERT_TRUE(records.ok()) << records.error().to_string();
-  // One warm-up round, then four steps, each beginning one route later.
-  EXPECT_THAT(backend.routes, ElementsAre(kR, kB, kW, kR, kB, kW, kB, kW, kR, kW, kR, kB, kR, kB, kW));
+  EXPECT_TRUE(records.ok() && !records->error);
+  return backend.routes;
+}
+
+TEST(Replay, ThreeRoutes_ExecuteEachStepOnceInTheOrderOfTheSeed) {
+  const std::vector<Route> routes = executed_routes(1);
+  ASSERT_EQ(routes.size(), 3U * 7U);  // one warm-up round, then six steps
+  EXPECT_EQ(std::vector<Route>(routes.begin(), routes.begin() + 3), (std::vector<Route>{kR, kB, kW}));
+  for (std::size_t step = 1; step < 7; ++step) {
+    const std::vector<Route> turn(routes.begin() + static_cast<std::ptrdiff_t>(3 * step),
+                                  routes.begin() + static_cast<std::ptrdiff_t>(3 * step + 3));
+    EXPECT_THAT(turn, UnorderedElementsAre(kR, kB, kW)) << step;
+  }
+  EXPECT_EQ(executed_routes(1), routes);
+  EXPECT_NE(executed_routes(2), routes);
+}
+
+TEST(DrawOrder, ManySteps_EveryParticipantFollowsEveryOther) {
+  std::set<std::pair<std::size_t, std::size_t>> followed;
+  std::vector<int> firsts(4, 0);
+  std::vector<std::size_t> order(4);
+  for (std::int64_t step = 0; step < 400; ++step) {
+    draw_order(9, step, order);
+    EXPECT_THAT(order, UnorderedElementsAre(0, 1, 2, 3));
+    ++firsts[order[0]];
+    for (std::size_t i = 1; i < order.size(); ++i) {
+      followed.insert({order[i - 1], order[i]});
+    }
+  }
+  EXPECT_EQ(followed.size(), 12U);
+  for (const int count : firsts) {
+    EXPECT_NEAR(count, 100, 40);
+  }
 }
 
 TEST(Replay, WholeTrace_RecordsEveryStepOfEveryRoute) {
@@ -203,6 +234,46 @@ TEST(Replay, MoreMemoryThanThereIs_IsRefusedWithoutAllocating) {
   ASSERT_FALSE(records.ok());
   EXPECT_EQ(records.error().code, ErrorCode::kResourceExhausted);
   EXPECT_THAT(records.error().message, HasSubstr("are available"));
+}
+
+TEST(Replay, FcfsTables_AreCountedBeforeTheyAreMade) {
+  OracleBackend backend;
+  CountingObserver observer;
+  ReplayOptions options = tiny_options();
+  options.admission.mode = AdmissionMode::kFcfs;
+  options.admission.page_size = 1;
+  options.plan_only_workers = 2;
+  Trace trace = tiny_trace();
+  trace.requests[0].prompt_len = 4'000'000;
+  // 4 million pages: 3 copies in the pool and the step's own ids are 64 MB; half of them holes, 112 MB.
+  options.run.memory_limit_bytes = 70'000'000;
+  options.max_steps = 1;
+  EXPECT_TRUE(replay(trace, options, observer).ok());
+  options.admission.hole_fraction = 0.5;
+  const auto with_holes = replay(trace, options, observer);
+  ASSERT_FALSE(with_holes.ok());
+  EXPECT_EQ(with_holes.error().code, ErrorCode::kResourceExhausted);
+  options.admission.hole_fraction = 0.0;
+  options.run.memory_limit_bytes = 60'000'000;
+  const auto refused = replay(trace, options, observer);
+  ASSERT_FALSE(refused.ok());
+  EXPECT_THAT(refused.error().message, HasSubstr("60000000 bytes"));
+}
+
+TEST(Replay, MlpActivations_AreCounted) {
+  OracleBackend backend;
+  CountingObserver observer;
+  ReplayOptions options = tiny_options();
+  options.run.mlp = MlpProxy{.hidden = 8, .intermediate = 1 << 20};
+  options.run.verify = VerifyMode::kOff;
+  options.run.memory_limit_bytes = std::int64_t{200} << 20;
+  options.admission.max_active = 200;
+  Trace trace = tiny_trace();
+  trace.requests.assign(200, trace.requests[1]);
+  const auto records = replay(trace, options, backend, observer);
+  ASSERT_FALSE(records.ok());
+  EXPECT_EQ(records.error().code, ErrorCode::kResourceExhausted);
+  EXPECT_THAT(records.error().message, HasSubstr("MLP proxy"));
 }
 
 TEST(Replay, BadOptions_AreNamed) {

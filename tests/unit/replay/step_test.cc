@@ -86,6 +86,27 @@ TEST(RunStep, PlanOnly_ExecutesNothing) {
   EXPECT_EQ(records->routes[0].steps.size(), 5U);
 }
 
+TEST(RunStep, ManyRows_CountQueriesOutputsAndOracle) {
+  OracleBackend backend;
+  CountingObserver observer;
+  StepOptions options = small_step();
+  options.page_size = 1;
+  options.repeats = 1;
+  options.seq_lens.assign(60000, 1);
+  options.run.warmup_steps = 0;
+  options.run.routes.resize(1);
+  // Per row 64 elements: 2 bytes of query, 4 of output, 8 of oracle; 7.7 MB of K,V and 8 MB of random values.
+  options.run.memory_limit_bytes = 50'000'000;
+  const auto refused = run_step(options, backend, observer);
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().code, ErrorCode::kResourceExhausted);
+  EXPECT_THAT(refused.error().message, HasSubstr("60000 rows"));
+  EXPECT_THAT(refused.error().message, HasSubstr("50000000 bytes"));
+  EXPECT_TRUE(backend.routes.empty());
+  options.run.verify = VerifyMode::kOff;
+  EXPECT_TRUE(run_step(options, backend, observer).ok());
+}
+
 TEST(RunStep, BadOptions_AreNamed) {
   OracleBackend backend;
   CountingObserver observer;
