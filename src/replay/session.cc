@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <new>
 #include <numeric>
 
 #include "base/clock.h"
@@ -24,6 +25,16 @@ std::vector<float> random_sinks(const RunOptions& options) {
     std::generate(sinks.begin(), sinks.end(), [&] { return random.normal(); });
   }
   return sinks;
+}
+
+/// What cannot be counted before it is planned (tasks, a trace's queue) may still not fit.
+template <typename Steps>
+Status without_exceptions(Steps steps) {
+  try {
+    return steps();
+  } catch (const std::bad_alloc&) {
+    return Error{ErrorCode::kResourceExhausted, "out of memory", "replay"};
+  }
 }
 
 }  // namespace
@@ -104,7 +115,7 @@ Session::Session(const SessionParts& parts, RunRecords& records)
 
 Status Session::run(StepSource& source) {
   total_steps_ = source.max_steps();
-  Status status = run_steps(source);
+  Status status = without_exceptions([&] { return run_steps(source); });
   if (!status.ok() && status.error().code == ErrorCode::kCancelled) {
     records_.interrupted = true;
     return {};

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <new>
 #include <set>
 
 #include "replay/session.h"
@@ -164,6 +165,24 @@ TEST(Replay, ErrorInTheMiddle_KeepsCompleteSteps) {
   for (const RouteRecords& route : records->routes) {
     EXPECT_EQ(route.steps.size(), 2U);
   }
+}
+
+TEST(Replay, OutOfMemoryInTheMiddle_IsAnErrorThatKeepsCompleteSteps) {
+  OracleBackend inner;
+  SpoiledBackend backend(inner, [](std::int64_t run_idx, const Plan&, const RunArgs&) -> Status {
+    if (run_idx == 10) {
+      throw std::bad_alloc();
+    }
+    return {};
+  });
+  CountingObserver observer;
+  ReplayOptions options = tiny_options();
+  options.run.verify = VerifyMode::kOff;
+  const auto records = replay(tiny_trace(), options, backend, observer);
+  ASSERT_TRUE(records.ok());
+  ASSERT_TRUE(records->error.has_value());
+  EXPECT_EQ(records->error->code, ErrorCode::kResourceExhausted);
+  EXPECT_EQ(records->routes[0].steps.size(), 2U);
 }
 
 TEST(Replay, Cancelled_KeepsWhatWasMeasured) {
