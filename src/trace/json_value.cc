@@ -9,6 +9,7 @@
 #include <iterator>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <unordered_set>
 #include <utility>
 
 #include "trace/names.h"
@@ -18,6 +19,8 @@ namespace pkv::trace_internal {
 namespace {
 
 constexpr std::size_t kMaxDepth = 64;
+/// Members up to which names are compared one by one; those of a request are fewer.
+constexpr std::size_t kSmallObject = 16;
 constexpr std::string_view kRecordsMember = "requests";
 constexpr std::string_view kRecordsShape = "an array of objects, or an object with an array \"requests\" of objects";
 
@@ -116,7 +119,7 @@ class TreeBuilder : public nlohmann::json::json_sax_t {
     }
     Open& object = open_.back();
     skip_next_ = !input_.wanted(name);
-    if (!skip_next_ && object.value.find(name) != nullptr) {
+    if (!skip_next_ && !object.take_name(name)) {
       error_ = Error{.code = ErrorCode::kInvalidArgument,
                      .message = "appears twice in one object",
                      .where = format_place(input_.file, line(), printable(name))};
@@ -137,7 +140,21 @@ class TreeBuilder : public nlohmann::json::json_sax_t {
  private:
   struct Open {
     JsonValue value;
-    std::string member;  // name of the member that comes next, for objects
+    std::string member;                     // name of the member that comes next, for objects
+    std::unordered_set<std::string> names;  // of a large object
+
+    /// False when a member has the name already. A look through a few members is faster than a set.
+    bool take_name(const std::string& name) {
+      if (value.members.size() < kSmallObject) {
+        return value.find(name) == nullptr;
+      }
+      if (names.empty()) {
+        for (const JsonMember& earlier : value.members) {
+          names.insert(earlier.name);
+        }
+      }
+      return names.insert(name).second;
+    }
   };
 
   [[nodiscard]] std::int64_t line() const { return input_.first_line + counter_.line - 1; }
