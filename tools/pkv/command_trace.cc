@@ -46,6 +46,14 @@ void check(const Arguments& arguments, const TraceArguments& trace) {
   }
 }
 
+// A replay seeds K, V and queries as well; here only requests are drawn, and most formats list theirs.
+void check_seed(const TraceArguments& arguments, const Trace& trace) {
+  constexpr std::string_view kGenerated = "paper";
+  if (trace.format == kGenerated || trace.format == trace_format_name(TraceFormat::kServeGen)) return;
+  refuse(arguments.seed, "--seed",
+         fmt::format("is for paper:NAME and servegen, whose requests are drawn; this trace is {}", trace.format));
+}
+
 void convert(const Trace& trace, TraceFormat format, OutputFile& file) {
   std::string text = unwrap(serialize_trace(trace, format));
   if (text.empty() || text.back() != '\n') text += '\n';
@@ -65,13 +73,10 @@ int run(const Arguments& arguments) {
   if (arguments.convert) converted.emplace("--output", arguments.output.value_or("-"));
   const Trace trace = load_trace(named, static_cast<std::int32_t>(arguments.page_size.value_or(16)));
   if (trace.requests.empty()) fail(trace.name, "has 0 requests; at least 1");
+  check_seed(named, trace);
   const TraceSummary summary = summarize_trace(trace);
-  output.json(trace_json(summary));
-  if (converted) {
-    convert(trace, *arguments.convert, *converted);
-  } else {
-    output.text(trace_text(summary, output.style()));
-  }
+  if (converted) convert(trace, *arguments.convert, *converted);
+  unwrap(output.show(converted ? "" : trace_text(summary, output.style()), trace_json(summary)));
   return kExitOk;
 }
 
