@@ -33,6 +33,8 @@ constexpr const char* kExamples =
     "\n"
     "Exit codes: 0 done, 1 verification failed, 2 bad input, 130 interrupted (what was measured is printed).";
 
+constexpr const char* kOptionsEnd = "--";
+
 // Options in two columns that fit a terminal.
 class HelpFormatter : public CLI::Formatter {
  public:
@@ -66,7 +68,7 @@ class Application {
       refuse_syntax(error, arguments);
     }
     const Command* command = chosen();
-    refuse_extras(command);
+    refuse_extras(command, arguments);
     return command == nullptr ? run_default_tour() : command->action();
   }
 
@@ -117,13 +119,20 @@ class Application {
     return found == commands_.end() ? nullptr : &*found;
   }
 
-  void refuse_extras(const Command* command) const {
+  // Words after "--" are no options, whatever they begin with.
+  static bool is_after_mark(const std::string& word, std::span<const std::string> arguments) {
+    const auto mark = std::find(arguments.begin(), arguments.end(), kOptionsEnd);
+    return std::find(arguments.begin(), mark, word) == mark;
+  }
+
+  void refuse_extras(const Command* command, std::span<const std::string> arguments) const {
     const CLI::App& app = command == nullptr ? app_ : *command->app;
-    const std::vector<std::string> extras = app_.remaining(true);
+    std::vector<std::string> extras = app_.remaining(true);
+    std::erase(extras, kOptionsEnd);
     if (extras.empty()) return;
     const std::string& word = extras.front();
     const std::string where = command == nullptr ? "command line" : "pkv " + app.get_name();
-    if (word.starts_with('-')) {
+    if (word.starts_with('-') && !is_after_mark(word, arguments)) {
       const std::string name = word.substr(0, word.find('='));
       fail(where,
            unknown_name("option", name, option_names(app), NameList::kHidden) + fmt::format("; see {} --help", where));
@@ -155,7 +164,7 @@ int run_application(std::span<const std::string> arguments) {
   } catch (const Failure& failure) {
     return report(failure.error);
   } catch (const std::bad_alloc&) {
-    return report({ErrorCode::kResourceExhausted, "the system has no more of it for this process", "memory"});
+    return report(out_of_memory());
   } catch (const std::exception& error) {
     return report({ErrorCode::kInvalidArgument, error.what(), "pkv"});
   }

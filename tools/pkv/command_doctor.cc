@@ -28,8 +28,7 @@ int run(const Arguments& arguments) {
   const ProbeChoice probes = arguments.probes.value_or(true) ? ProbeChoice::kMeasure : ProbeChoice::kSkip;
   if (probes == ProbeChoice::kMeasure) std::fputs("pkv: measuring reads, a few seconds\n", stderr);
   const DoctorFacts facts = unwrap(examine(resolve_workers(arguments.workers), probes));
-  output.json(doctor_json(facts));
-  output.text(doctor_text(facts, output.style()));
+  unwrap(output.show(doctor_text(facts, output.style()), doctor_json(facts)));
   return kExitOk;
 }
 

@@ -3,7 +3,7 @@
 #include <fmt/format.h>
 
 #include <memory>
-#include <utility>
+#include <string>
 
 #include "commands.h"
 #include "replay/replay.h"
@@ -56,14 +56,21 @@ void refuse_empty(const RunRecords& records, const Trace& trace, const ReplayOpt
        fmt::format("{} passes over all {} steps of {}", options.skip_steps, admission->stats().steps, trace.name));
 }
 
+// What decides the number of pages differs: all requests (paper), those that fit (fcfs), or the pool given.
+std::string memory_hint(const AdmissionOptions& admission) {
+  if (admission.mode == AdmissionMode::kPaper) return "lower --requests or --kv-heads, or take --admission fcfs";
+  return admission.pool_pages ? "lower --pool-pages or --kv-heads" : "lower --max-active or --kv-heads";
+}
+
 int run(const Arguments& arguments) {
   static_cast<void>(resolve(arguments.run, 0));  // options are checked before a long file is read
   Output output(arguments.json);
   const Trace trace = load_trace(arguments.trace, page_size_of(arguments.run.kv));
   const ReplayOptions options = resolve_replay(arguments, trace);
-  RunRecords records = observed([&](RunObserver& observer) { return replay(trace, options, observer); });
+  const RunRecords records = observed([&](RunObserver& observer) { return replay(trace, options, observer); },
+                                      {.memory_hint = memory_hint(options.admission)});
   refuse_empty(records, trace, options);
-  return finish_run(std::move(records), trace.notes, output);
+  return finish_run(records, output);
 }
 
 }  // namespace

@@ -46,7 +46,9 @@ StepOptions resolve_step(const Arguments& arguments) {
 int run(const Arguments& arguments) {
   const StepOptions options = resolve_step(arguments);
   Output output(arguments.json);
-  return finish_run(observed([&](RunObserver& observer) { return run_step(options, observer); }), {}, output);
+  const RunRecords records = observed([&](RunObserver& observer) { return run_step(options, observer); },
+                                      {.memory_hint = "lower --lens or --kv-heads"});
+  return finish_run(records, output);
 }
 
 }  // namespace

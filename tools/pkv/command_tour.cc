@@ -4,6 +4,7 @@
 
 #include <cstdio>
 #include <memory>
+#include <new>
 #include <vector>
 
 #include "commands.h"
@@ -56,7 +57,9 @@ RunOptions resolve_tour(const Arguments& arguments) {
   return resolve(run, static_cast<std::uint64_t>(arguments.seed.value_or(kHeldOutSeed)));
 }
 
-RunRecords visit(const Stop& stop, const RunOptions& run, const Arguments& arguments, const std::string& label) {
+constexpr const char* kMemoryHint = "one smaller trace needs less: pkv replay --trace paper:bimodal --requests 4";
+
+RunRecords measure(const Stop& stop, const RunOptions& run, const Arguments& arguments, const std::string& label) {
   const auto seed = static_cast<std::uint32_t>(arguments.seed.value_or(kHeldOutSeed));
   const Trace trace = unwrap(make_paper_trace(
       {.family = stop.family, .seed = seed, .num_requests = stop.num_requests, .max_active = stop.max_active}));
@@ -65,7 +68,23 @@ RunRecords visit(const Stop& stop, const RunOptions& run, const Arguments& argum
   options.trace_seed = seed;
   options.max_steps = arguments.steps.value_or(kDefaultSteps);
   options.admission.max_active = stop.max_active;
-  return observed([&](RunObserver& observer) { return replay(trace, options, observer); }, label);
+  return observed([&](RunObserver& observer) { return replay(trace, options, observer); },
+                  {.label = label, .memory_hint = kMemoryHint});
+}
+
+// What keeps a stop from being measured ends the tour, not the report of the stops before it.
+RunRecords visit(const Stop& stop, const RunOptions& run, const Arguments& arguments, const std::string& label) {
+  RunRecords failed;
+  try {
+    return measure(stop, run, arguments, label);
+  } catch (const Failure& failure) {
+    failed.error = failure.error;
+  } catch (const std::bad_alloc&) {
+    failed.error = out_of_memory();
+  }
+  failed.trace = fmt::format("paper:{}", paper_family_name(stop.family));
+  failed.seed = static_cast<std::uint64_t>(arguments.seed.value_or(kHeldOutSeed));
+  return failed;
 }
 
 template <typename T>
@@ -98,6 +117,7 @@ struct Tour {
 
 // Goes on to the next stop only while nothing failed and nobody pressed Ctrl-C.
 Tour take_tour(const Arguments& arguments, const RunOptions& run) {
+  const InterruptGuard guard;  // between two stops as well
   Tour tour;
   for (const Stop& stop : kStops) {
     const std::string label = fmt::format("{} {}", paper_family_name(stop.family), stop.max_active);
@@ -115,12 +135,12 @@ int run(const Arguments& arguments) {
   Output output(arguments.json);
   const Tour tour = take_tour(arguments, options);
   const RunSummary& first = tour.entries.front().summary;
-  output.json(suite_json(tour.entries));
-  output.text(fmt::format("{}; {}\n{}\n\n", first.shape, first.layout, first.backend));
-  output.text(suite_table(tour.entries, output.style()) + "\n");
-  output.text(suite_advice(tour.entries) + "\n");
+  if (tour.last.error && first.steps == 0) throw Failure{*tour.last.error};  // there is nothing to show
+  const std::string text = fmt::format("{}; {}\n{}\n\n{}\n{}\n", first.shape, first.layout, first.backend,
+                                       suite_table(tour.entries, output.style()), suite_advice(tour.entries));
+  const Status shown = output.show(text, suite_json(tour.entries));
   report_early_end(tour.last);
-  return exit_code_of(tour.last);
+  return conclude(exit_code_of(tour.last), shown);
 }
 
 }  // namespace

@@ -74,11 +74,10 @@ int run(const Arguments& arguments) {
   const VerifyOptions options = resolve_verify(arguments);
   Output output(arguments.json);
   const VerifyRecords records = measure(arguments, options);
-  output.json(verify_json(records));
-  output.text(verify_table(records, output.style()));
+  const Status shown = output.show(verify_table(records, output.style()), verify_json(records));
   report_failure(records, arguments);
   if (records.interrupted) std::fputs("pkv: interrupted\n", stderr);
-  return exit_code_of(records);
+  return conclude(exit_code_of(records), shown);
 }
 
 }  // namespace

@@ -6,6 +6,10 @@
 
 namespace pkv::cli {
 
+Error out_of_memory() {
+  return {ErrorCode::kResourceExhausted, "the system has no more of it for this process", "memory"};
+}
+
 int exit_code_of(const Error& error) {
   switch (error.code) {
     case ErrorCode::kMismatch: return kExitVerificationFailed;

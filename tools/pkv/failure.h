@@ -52,6 +52,9 @@ T unwrap_at(std::string_view option, Result<T> result) {
   return std::move(result).value();
 }
 
+/// What std::bad_alloc is to a user.
+Error out_of_memory();
+
 int exit_code_of(const Error& error);
 /// "pkv: error: where: message", one line whatever the message holds.
 std::string error_line(const Error& error);

@@ -6,12 +6,14 @@
 #include <string>
 #include <string_view>
 
+#include "persistentkv/result.h"
 #include "report/report.h"
 
 namespace pkv::cli {
 
-/// A file that is opened before a long run, so that a bad path costs nothing, and written after it.
-/// A file that it created and never wrote is removed again.
+/// A file written after a long run, whose place is tried before it, so that a bad path costs nothing.
+/// A regular file appears complete or not at all, and an old one stays whole until then: the text goes to
+/// a temporary file beside it that takes its name. Devices and pipes are opened before the run.
 class OutputFile {
  public:
   /// Fails with `option` as the place. "-" is standard output.
@@ -25,11 +27,19 @@ class OutputFile {
 
  private:
   [[noreturn]] void fail_errno(std::string_view action) const;
+  void prepare_existing();
+  void prepare_new();
+  void write_in_place(std::string_view text);
+  void replace(std::string_view text) const;
+  /// Creates a file of a new name in the folder of target_; fails with errno set and -1.
+  int create_beside(std::string& name) const;
+
   std::string option_;
   std::string path_;
-  int descriptor_ = -1;
-  bool created_ = false;
-  bool written_ = false;
+  std::string target_;  // path_ behind symbolic links
+  unsigned mode_ = 0;   // of an old file
+  bool exists_ = false;
+  int descriptor_ = -1;  // of what is written in place
 };
 
 /// The two forms of one result.
@@ -38,10 +48,9 @@ class Output {
   /// `json_path` from --json, if given.
   explicit Output(const std::optional<std::string>& json_path);
 
-  /// Text goes to standard output unless JSON does.
-  void text(std::string_view text);
-  /// Writes `json` and a newline where --json asked for it.
-  void json(const std::string& json);
+  /// Shows a measurement in both forms: the table on standard output unless JSON goes there, `json` and a
+  /// newline where --json asked for it. A form that cannot be written does not keep the other back.
+  Status show(std::string_view text, const std::string& json);
   [[nodiscard]] bool wants_json() const { return json_.has_value(); }
   [[nodiscard]] bool wants_text() const { return !json_ || !json_->is_stdout(); }
   [[nodiscard]] TextStyle style() const;

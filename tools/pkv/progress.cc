@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <csignal>
 #include <cstdio>
 
@@ -17,11 +18,28 @@ namespace {
 constexpr std::int64_t kBarIntervalNs = 100'000'000;
 constexpr std::int64_t kLineIntervalNs = 5'000'000'000;
 constexpr std::int64_t kBarWidth = 30;
+constexpr std::int64_t kEchoNs = 500'000'000;
 
-// A signal handler can reach nothing but a static.
-volatile std::sig_atomic_t interrupt_count = 0;
+// A signal handler can reach nothing but statics.
+volatile std::sig_atomic_t num_guards = 0;
+std::atomic<std::int64_t> first_interrupt_ns = 0;  // 0: none came
+static_assert(std::atomic<std::int64_t>::is_always_lock_free);
 
-void on_interrupt(int /*signal*/) { interrupt_count = interrupt_count + 1; }
+void end_process(int signal) {
+  std::signal(signal, SIG_DFL);
+  std::raise(signal);  // blocked until the handler returns
+}
+
+void on_interrupt(int signal) {
+  const std::int64_t now = now_ns();
+  const std::int64_t first = first_interrupt_ns;
+  if (first != 0 && now - first < kEchoNs) return;
+  if (first != 0 || num_guards == 0) {
+    end_process(signal);
+  } else {
+    first_interrupt_ns = now;
+  }
+}
 
 std::string_view phase_text(RunPhase phase) {
   switch (phase) {
@@ -42,17 +60,16 @@ std::string bar(std::int64_t done, std::int64_t total) {
 }  // namespace
 
 InterruptGuard::InterruptGuard() {
-  interrupt_count = 0;
+  num_guards = num_guards + 1;
   struct sigaction action {};
   action.sa_handler = on_interrupt;
-  // Reset: the second Ctrl-C has the system's own effect.
-  action.sa_flags = static_cast<int>(SA_RESETHAND | SA_RESTART);
+  action.sa_flags = SA_RESTART;
   sigaction(SIGINT, &action, nullptr);
 }
 
-InterruptGuard::~InterruptGuard() { std::signal(SIGINT, SIG_DFL); }
+InterruptGuard::~InterruptGuard() { num_guards = num_guards - 1; }
 
-bool InterruptGuard::interrupted() { return interrupt_count > 0; }
+bool InterruptGuard::interrupted() { return first_interrupt_ns != 0; }
 
 ProgressObserver::ProgressObserver(std::string label)
     : label_(std::move(label)), terminal_(::isatty(STDERR_FILENO) == 1), last_shown_ns_(now_ns()) {}

@@ -9,7 +9,10 @@
 
 namespace pkv::cli {
 
-/// While one lives, the first Ctrl-C asks the run to end cleanly and the second ends the process.
+/// While one lives, the first Ctrl-C asks the run to end cleanly; a second one, half a second later or more,
+/// ends the process. What comes sooner is the first once more: `timeout` signals a process and its group, and
+/// a terminal's Ctrl-C can arrive through a wrapper as well. Without a guard a first Ctrl-C ends the process,
+/// but the echo of one that came before does not, so that a report is written to its end. Guards nest.
 class InterruptGuard {
  public:
   InterruptGuard();

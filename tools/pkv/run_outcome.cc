@@ -2,6 +2,8 @@
 // Not here: measuring (src/replay).
 #include "run_outcome.h"
 
+#include <fmt/format.h>
+
 #include <cstdio>
 
 namespace pkv::cli {
@@ -23,14 +25,25 @@ void report_early_end(const RunRecords& records) {
   }
 }
 
-int finish_run(RunRecords records, const std::vector<std::string>& trace_notes, Output& output) {
+int finish_run(const RunRecords& records, Output& output) {
   if (records.error && num_steps(records) == 0) throw Failure{*records.error};  // there is nothing to show
-  records.notes.insert(records.notes.begin(), trace_notes.begin(), trace_notes.end());
   const RunSummary summary = summarize(records);
-  output.json(run_json(summary));
-  output.text(run_table(summary, output.style()));
+  const Status shown = output.show(run_table(summary, output.style()), run_json(summary));
   report_early_end(records);
-  return exit_code_of(records);
+  return conclude(exit_code_of(records), shown);
+}
+
+int conclude(int exit_code, const Status& shown) {
+  if (shown.ok()) return exit_code;
+  std::fprintf(stderr, "%s\n", error_line(shown.error()).c_str());
+  return exit_code == kExitVerificationFailed ? exit_code : exit_code_of(shown.error());
+}
+
+Error with_memory_hint(Error error, std::string_view hint) {
+  if (error.code == ErrorCode::kResourceExhausted && error.where == "memory" && !hint.empty()) {
+    error.message += fmt::format("; {}", hint);
+  }
+  return error;
 }
 
 }  // namespace pkv::cli
