@@ -65,6 +65,9 @@ std::vector<BadCase> command_line_cases() {
       {"OptionWithoutValue", {"replay", "--steps"}, {"--steps", "exactly 1"}},
       {"OptionTwice", {"replay", "--steps", "3", "--steps", "4"}, {"--steps", "at most once"}},
       {"FlagWithValue", {"replay", "--plan-only=maybe"}, {"--plan-only", "'maybe'", "no value"}},
+      {"OptionAfterTheMark",
+       {"run", "--lens", "100", "--", "--repeats", "2"},
+       {"pkv run", "unexpected argument '--repeats'"}},
       {"EmptyValue", {"replay", "--trace", ""}, {"--trace", "''"}},
 
       {"NoTrace", {"replay"}, {"--trace", "paper:NAME"}},
@@ -159,7 +162,15 @@ std::vector<BadCase> command_line_cases() {
       {"MlpWord", {"run", "--lens", "64", "--mlp", "4096,big"}, {"--mlp intermediate", "'big'"}},
       {"MemoryLimitWord", {"run", "--lens", "64", "--memory-limit", "lots"}, {"--memory-limit", "'lots'"}},
       {"MemoryLimitOverflow", {"run", "--lens", "64", "--memory-limit", "9999999999TiB"}, {"9999999999TiB"}},
-      {"MemoryLimitBelowNeed", {"run", "--lens", "64", "--memory-limit", "1MiB"}, {"1048576", "memory"}},
+      {"MemoryLimitBelowNeed",
+       {"run", "--lens", "64", "--memory-limit", "1MiB"},
+       {"1048576", "memory", "; lower --lens or --kv-heads"}},
+      {"ReplayBeyondMemory",
+       {"replay", "--trace", "paper:zipf", "--memory-limit", "1MiB"},
+       {"1048576", "memory", "; lower --requests"}},
+      {"PoolBeyondMemory",
+       {"replay", "--trace", "@good.csv", "--memory-limit", "1MiB", "--pool-pages", "10000"},
+       {"1048576", "memory", "; lower --pool-pages or --kv-heads"}},
       {"MoreMemoryThanThereIs", {"run", "--lens", "8x100000000"}, {"memory", "GiB", "available"}},
 
       {"VerifyZeroCases", {"verify", "--cases", "0"}, {"--cases", "0", "must be 1 to"}},
@@ -175,6 +186,7 @@ std::vector<BadCase> command_line_cases() {
       {"ConvertAndJsonOnStdout", {"trace", "paper:zipf", "--convert", "csv", "--json", "-"}, {"--json", "--output"}},
       {"TwoTraces", {"trace", "paper:zipf", "--trace", "paper:uniform"}, {"paper:uniform", "paper:zipf"}},
       {"TracePageSizeOfFile", {"trace", "@good.csv", "--page-size", "32"}, {"--page-size", "paper:NAME"}},
+      {"SeedOfCsv", {"trace", "@good.csv", "--seed", "5"}, {"--seed", "csv", "servegen"}},
       {"SessionGapOfCsv", {"trace", "@good.csv", "--session-gap", "5"}, {"--session-gap", "csv"}},
   };
 }

@@ -3,7 +3,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <csignal>
+#include <filesystem>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -238,22 +241,103 @@ TEST(Help, EveryCommand_HasExamples) {
   }
 }
 
-TEST(Interrupt, CtrlC_PrintsWhatWasMeasuredAndExits130) {
-  const std::vector<std::string> endless = with(kSmallRun, {"--routes", "row", "--verify", "off", "--json", "-"});
-  std::vector<std::string> arguments = endless;
+TEST(Tour, LaterStopBeyondMemory_KeepsTheStopsBefore) {
+  const TemporaryFolder folder;
+  const std::string path = folder.path("tour.json");
+  // Bimodal, the first stop, needs 1.49 GiB, uniform 1.93 GiB.
+  const ProcessResult result = run_pkv({"tour", "--memory-limit", "1700MiB", "--steps", "1", "--verify", "off",
+                                        "--routes", "row", "--threads", "1", "--no-pin", "--json", path});
+  EXPECT_EQ(result.exit_code, 2);
+  EXPECT_THAT(result.out, HasSubstr("bimodal 8  row *"));
+  EXPECT_THAT(result.err, HasSubstr("\npkv: error: memory: "));
+  EXPECT_THAT(result.err, HasSubstr("needs less"));
+  const json runs = json::parse(read_file(path))["runs"];
+  ASSERT_EQ(runs.size(), 2U);
+  EXPECT_EQ(runs[0]["routes"][0]["steps"], 1);
+  EXPECT_TRUE(runs[0]["error"].is_null());
+  EXPECT_EQ(runs[1]["trace"], "paper:uniform");
+  EXPECT_THAT(runs[1]["error"].get<std::string>(), HasSubstr("memory"));
+}
+
+TEST(ReplayTable, NotesOfAFile_AppearOnce) {
+  const TemporaryFolder folder;
+  folder.write("t.csv", "prompt_len,decode_len,extra\n100,3,x\n200,3,y\n");  // the reader notes the third column
+  const ProcessResult result =
+      run_pkv({"replay", "--trace", folder.path("t.csv"), "--plan-only", "--sms", "2", "--json", "-"});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const json notes = json::parse(result.out)["notes"];
+  EXPECT_GE(notes.size(), 1U);
+  const std::set<std::string> distinct(notes.begin(), notes.end());
+  EXPECT_EQ(distinct.size(), notes.size()) << notes;
+}
+
+// A run that lasts until it is interrupted.
+std::vector<std::string> endless_run(const std::vector<std::string>& more) {
+  std::vector<std::string> arguments = with(kSmallRun, {"--routes", "row", "--verify", "off"});
   for (std::size_t i = 0; i < arguments.size(); ++i) {
     if (arguments[i] == "--repeats") arguments[i + 1] = "1000000";
   }
-  const ProcessResult result = run_pkv(arguments, {.interrupt_after_ms = 3000});
-  EXPECT_EQ(result.exit_code, 130) << result.err;
-  const json root = json::parse(result.out);
+  return with(arguments, more);
+}
+
+void expect_interrupted(const json& root) {
   EXPECT_EQ(root["interrupted"], true);
   EXPECT_GT(root["routes"][0]["steps"].get<int>(), 0);
   EXPECT_LT(root["routes"][0]["steps"].get<int>(), 1000000);
 }
 
-TEST(StandardOutput, FullDisk_IsAnError) {
-  EXPECT_EQ(run_pkv({"trace", "paper:zipf", "--json", "/dev/full"}).exit_code, 2);
+TEST(Interrupt, CtrlC_PrintsWhatWasMeasuredAndExits130) {
+  const ProcessResult result = run_pkv(endless_run({"--json", "-"}), {.interrupt_after_ms = 3000});
+  EXPECT_EQ(result.exit_code, 130) << result.err;
+  expect_interrupted(json::parse(result.out));
+}
+
+TEST(Interrupt, EchoOfTheFirst_IsNoSecond) {
+  for (const int echo_after_ms : {0, 1, 5, 20}) {
+    const ProcessResult result =
+        run_pkv(endless_run({"--json", "-"}), {.interrupt_after_ms = 1500, .interrupt_again_after_ms = echo_after_ms});
+    EXPECT_EQ(result.exit_code, 130) << echo_after_ms << " ms: " << result.err;
+    EXPECT_THAT(result.err, HasSubstr("pkv: interrupted"));
+    expect_interrupted(json::parse(result.out));
+  }
+}
+
+TEST(JsonFile, KilledRun_LeavesTheOldOne) {
+  const TemporaryFolder folder;
+  folder.write("old.json", "old");
+  for (const std::string name : {"old.json", "new.json"}) {
+    const ProcessResult result =
+        run_pkv(endless_run({"--json", folder.path(name)}), {.interrupt_after_ms = 1500, .signal = SIGKILL});
+    EXPECT_EQ(result.exit_code, 128 + SIGKILL);
+  }
+  EXPECT_EQ(read_file(folder.path("old.json")), "old");
+  EXPECT_EQ(folder.num_entries(), 1);
+}
+
+TEST(JsonFile, NewText_KeepsModeAndSymbolicLink) {
+  using std::filesystem::perms;
+  const TemporaryFolder folder;
+  folder.write("target.json", "old");
+  std::filesystem::permissions(folder.path("target.json"), perms::owner_read | perms::owner_write);
+  std::filesystem::create_symlink("target.json", folder.path("link.json"));
+  ASSERT_EQ(run_pkv({"trace", "paper:zipf", "--json", folder.path("link.json")}).exit_code, 0);
+  EXPECT_TRUE(std::filesystem::is_symlink(folder.path("link.json")));
+  EXPECT_EQ(json::parse(read_file(folder.path("target.json")))["requests"], 24);
+  EXPECT_EQ(std::filesystem::status(folder.path("target.json")).permissions(), perms::owner_read | perms::owner_write);
+  EXPECT_EQ(folder.num_entries(), 2);
+}
+
+TEST(JsonFile, FullDisk_IsAnErrorAfterTheTable) {
+  const std::vector<std::vector<std::string>> commands = {{"trace", "paper:zipf"},
+                                                          {"verify", "--cases", "2"},
+                                                          {"doctor", "--no-probes"},
+                                                          with(kSmallRun, {"--routes", "row"})};
+  for (const auto& command : commands) {
+    const ProcessResult result = run_pkv(with(command, {"--json", "/dev/full"}));
+    EXPECT_EQ(result.exit_code, 2) << command[0];
+    EXPECT_GT(count_lines(result.out), 4) << command[0];
+    EXPECT_THAT(result.err, HasSubstr("pkv: error: --json: '/dev/full' cannot be written")) << command[0];
+  }
 }
 
 }  // namespace

@@ -92,11 +92,11 @@ ProcessResult run_program(const std::string& program, const std::vector<std::str
   if (child == 0) become(command, options, out, err);
   if (options.interrupt_after_ms > 0) {
     ::usleep(static_cast<useconds_t>(options.interrupt_after_ms) * 1000);
-    ::kill(child, SIGINT);
+    ::kill(child, options.signal);
   }
   if (options.interrupt_again_after_ms) {
     ::usleep(static_cast<useconds_t>(*options.interrupt_again_after_ms) * 1000);
-    ::kill(child, SIGINT);
+    ::kill(child, options.signal);
   }
   ProcessResult result;
   result.exit_code = wait_for(child);
@@ -121,6 +121,10 @@ TemporaryFolder::~TemporaryFolder() {
 
 void TemporaryFolder::write(const std::string& name, const std::string& content) const {
   std::ofstream(path(name), std::ios::binary) << content;
+}
+
+int TemporaryFolder::num_entries() const {
+  return static_cast<int>(std::distance(std::filesystem::directory_iterator(path_), {}));
 }
 
 std::string read_file(const std::string& path) {

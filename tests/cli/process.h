@@ -2,6 +2,7 @@
 // Not here: expectations (the tests).
 #pragma once
 
+#include <csignal>
 #include <optional>
 #include <string>
 #include <vector>
@@ -18,10 +19,11 @@ struct ProcessResult {
 struct ProcessOptions {
   /// Added to the environment: "NO_COLOR=1".
   std::vector<std::string> environment = {};
-  /// Milliseconds after which SIGINT is sent; 0: never.
+  /// Milliseconds after which `signal` is sent; 0: never.
   int interrupt_after_ms = 0;
-  /// Milliseconds after the first SIGINT until a second one is sent; not set: one only.
+  /// Milliseconds after the first signal until a second one is sent; not set: one only.
   std::optional<int> interrupt_again_after_ms = std::nullopt;
+  int signal = SIGINT;
   /// Standard output is a terminal; what it shows is in ProcessResult::out.
   bool terminal = false;
 };
@@ -40,6 +42,8 @@ class TemporaryFolder {
 
   [[nodiscard]] std::string path(const std::string& name) const { return path_ + "/" + name; }
   void write(const std::string& name, const std::string& content) const;
+  /// Files and folders in it, hidden ones included.
+  [[nodiscard]] int num_entries() const;
 
  private:
   std::string path_;

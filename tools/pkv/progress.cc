@@ -80,11 +80,16 @@ ProgressObserver::~ProgressObserver() {
 
 void ProgressObserver::on_progress(const Progress& progress) {
   const std::int64_t now = now_ns();
-  if (now - last_shown_ns_ < (terminal_ ? kBarIntervalNs : kLineIntervalNs)) return;
+  // On a terminal a new phase shows at once: filling memory takes seconds without another call.
+  const bool new_phase = terminal_ && phase_ != progress.phase;
+  if (!new_phase && now - last_shown_ns_ < (terminal_ ? kBarIntervalNs : kLineIntervalNs)) return;
   last_shown_ns_ = now;
+  phase_ = progress.phase;
   std::string line = label_.empty() ? "" : label_ + ": ";
   if (terminal_ && progress.total) line += bar(progress.done, *progress.total);
-  line += fmt::format("{} {}", phase_text(progress.phase), progress.done);
+  line += phase_text(progress.phase);
+  if (progress.phase == RunPhase::kPreparing) return show(line);  // nothing to count yet
+  line += fmt::format(" {}", progress.done);
   if (progress.total) line += fmt::format(" of {}", *progress.total);
   if (progress.num_rows > 0) line += fmt::format(", {} rows", progress.num_rows);
   show(line);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "replay/observer.h"
@@ -39,6 +40,7 @@ class ProgressObserver : public RunObserver {
   bool terminal_;
   bool drawn_ = false;
   std::int64_t last_shown_ns_;
+  std::optional<RunPhase> phase_;  // shown last
 };
 
 }  // namespace pkv::cli
