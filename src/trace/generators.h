@@ -25,7 +25,8 @@ struct PaperTraceOptions {
   std::int32_t page_size = 16;
 };
 
-/// Request i arrives at step i / max_active. Errors: kInvalidArgument (counts, page size).
+/// Request i arrives at step i / max_active. Errors: kInvalidArgument (counts, page size),
+/// kResourceExhausted (memory for the requests).
 Result<Trace> make_paper_trace(const PaperTraceOptions& options);
 
 }  // namespace pkv

@@ -6,6 +6,7 @@
 #include <iterator>
 
 #include "trace/formats.h"
+#include "trace/memory_guard.h"
 #include "trace/readers.h"
 
 namespace pkv {
@@ -91,16 +92,7 @@ std::string to_json(const Trace& trace) {
   return text + "\n]}\n";
 }
 
-}  // namespace
-
-Result<std::string> serialize_trace(const Trace& trace, TraceFormat format) {
-  if (trace.requests.empty()) {
-    return Error{
-        .code = ErrorCode::kInvalidArgument, .message = "0 requests, at least 1 is needed", .where = trace.name};
-  }
-  for (std::size_t i = 0; i < trace.requests.size(); ++i) {
-    PKV_RETURN_IF_ERROR(check_request(trace, i));
-  }
+Result<std::string> to_text(const Trace& trace, TraceFormat format) {
   switch (format) {
     case TraceFormat::kCsv: return to_csv(trace);
     case TraceFormat::kJson: return to_json(trace);
@@ -111,6 +103,21 @@ Result<std::string> serialize_trace(const Trace& trace, TraceFormat format) {
                                           trace_format_name(format)),
                    .where = {}};
   }
+}
+
+}  // namespace
+
+Result<std::string> serialize_trace(const Trace& trace, TraceFormat format) {
+  if (trace.requests.empty()) {
+    return Error{
+        .code = ErrorCode::kInvalidArgument, .message = "0 requests, at least 1 is needed", .where = trace.name};
+  }
+  for (std::size_t i = 0; i < trace.requests.size(); ++i) {
+    PKV_RETURN_IF_ERROR(check_request(trace, i));
+  }
+  return trace_internal::or_exhausted(
+      [&] { return to_text(trace, format); },
+      [&] { return fmt::format("not enough memory for the text of {} requests", trace.requests.size()); }, trace.name);
 }
 
 }  // namespace pkv
