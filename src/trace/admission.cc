@@ -13,7 +13,6 @@
 #include "persistentkv/batch.h"
 #include "persistentkv/layout.h"
 #include "trace/admission_modes.h"
-#include "trace/memory_guard.h"
 #include "trace/names.h"
 
 namespace pkv {
@@ -119,17 +118,6 @@ Result<StepTrace> on_step_clock(const Trace& trace, const AdmissionOptions& opti
   return steps;
 }
 
-Result<std::unique_ptr<Admission>> make_mode(const Trace& trace, const AdmissionOptions& options) {
-  PKV_RETURN_IF_ERROR(validate(options));
-  PKV_RETURN_IF_ERROR(validate(trace));
-  Result<StepTrace> steps = on_step_clock(trace, options);
-  PKV_RETURN_IF_ERROR(steps);
-  if (options.mode == AdmissionMode::kPaper) {
-    return trace_internal::make_paper_admission(std::move(steps).value(), options);
-  }
-  return trace_internal::make_fcfs_admission(std::move(steps).value(), options);
-}
-
 }  // namespace
 
 std::string_view admission_mode_name(AdmissionMode mode) { return kModeNames[static_cast<std::size_t>(mode)]; }
@@ -143,14 +131,14 @@ Result<AdmissionMode> parse_admission_mode(std::string_view name) {
 }
 
 Result<std::unique_ptr<Admission>> make_admission(const Trace& trace, const AdmissionOptions& options) {
-  return trace_internal::or_exhausted(
-      [&] { return make_mode(trace, options); },
-      [&] {
-        constexpr std::size_t kBytesPerRequest = 3 * sizeof(std::int64_t);  // arrival, first page or need, links
-        return fmt::format("not enough memory to admit {} requests, {} bytes", trace.requests.size(),
-                           trace.requests.size() * kBytesPerRequest);
-      },
-      trace.name);
+  PKV_RETURN_IF_ERROR(validate(options));
+  PKV_RETURN_IF_ERROR(validate(trace));
+  Result<StepTrace> steps = on_step_clock(trace, options);
+  PKV_RETURN_IF_ERROR(steps);
+  if (options.mode == AdmissionMode::kPaper) {
+    return trace_internal::make_paper_admission(std::move(steps).value(), options);
+  }
+  return trace_internal::make_fcfs_admission(std::move(steps).value(), options);
 }
 
 }  // namespace pkv

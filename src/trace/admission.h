@@ -77,9 +77,8 @@ class Admission {
   virtual ~Admission() = default;
   /// Fills `rows` with the next step that has at least one row; false when the trace is over (and
   /// then all pages of fcfs are free again). Each row lists ceil(seq_len / page_size) pages.
-  /// Errors: kResourceExhausted: one request alone needs more pages than the pool has (answered by the
-  /// first call, whichever request it is), or memory ends, with the bytes that the tables need. The first
-  /// call deals the pages. After an error every call answers it again.
+  /// Errors: kResourceExhausted (one request alone needs more pages than the pool has), naming it;
+  /// answered by the first call, whichever request it is.
   virtual Result<bool> next(StepRows& rows) = 0;
   /// Physical page ids are below it (holes included).
   [[nodiscard]] virtual std::int64_t num_physical_pages() const = 0;
@@ -87,8 +86,7 @@ class Admission {
 };
 
 /// The trace must outlive the admission. Errors: kInvalidArgument (options, empty trace, a request with
-/// lengths or an arrival that cannot be, arrivals out of order, total pages above INT32_MAX),
-/// kResourceExhausted (memory for the requests; pages are dealt later, by the first step).
+/// lengths or an arrival that cannot be, arrivals out of order, total pages above INT32_MAX).
 Result<std::unique_ptr<Admission>> make_admission(const Trace& trace, const AdmissionOptions& options);
 
 }  // namespace pkv

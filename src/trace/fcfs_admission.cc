@@ -8,13 +8,11 @@
 #include <limits>
 #include <numeric>
 #include <optional>
-#include <string>
 #include <utility>
 
 #include "base/check.h"
 #include "persistentkv/page_pool.h"
 #include "trace/admission_modes.h"
-#include "trace/memory_guard.h"
 #include "trace/page_deal.h"
 
 namespace pkv::trace_internal {
@@ -29,46 +27,17 @@ std::int64_t peak_pages(const Request& request, std::int32_t page_size) {
 /// most sum(decode_len) steps, each with at least one row.
 class FcfsAdmission final : public Admission {
  public:
-  FcfsAdmission(StepTrace trace, const AdmissionOptions& options, std::int64_t pool_pages,
-                std::int64_t num_physical_pages)
+  FcfsAdmission(StepTrace trace, const AdmissionOptions& options, PagePool pool, std::int64_t pool_pages)
       : trace_(std::move(trace)),
         max_active_(static_cast<std::size_t>(options.max_active)),
         page_size_(options.page_size),
-        page_seed_(options.page_seed),
+        pool_(std::move(pool)),
         pool_pages_(pool_pages),
-        num_physical_pages_(num_physical_pages),
-        error_(find_too_large()) {}
+        too_large_(find_too_large()) {}
 
   Result<bool> next(StepRows& rows) override {
-    if (error_) {
-      return *error_;
-    }
-    Result<bool> more =
-        or_exhausted([&] { return advance(rows); }, [this] { return exhausted_message(); }, trace_.name);
-    if (!more.ok()) {
-      error_ = more.error();
-    }
-    return more;
-  }
-
-  [[nodiscard]] std::int64_t num_physical_pages() const override { return num_physical_pages_; }
-  [[nodiscard]] const AdmissionStats& stats() const override { return stats_; }
-
- private:
-  struct Waiting {
-    std::int32_t request_idx = 0;
-    std::int32_t generated = 0;
-  };
-  struct Running {
-    std::int32_t request_idx = 0;
-    std::int32_t generated = 0;
-    std::int32_t seq_len = 0;
-    std::vector<std::int32_t> pages;
-  };
-
-  Result<bool> advance(StepRows& rows) {
-    if (!pool_) {
-      PKV_RETURN_IF_ERROR(deal());
+    if (too_large_) {
+      return *too_large_;
     }
     if (running_.empty() && queue_.empty()) {
       if (num_arrived_ == trace_.requests.size()) {
@@ -84,23 +53,20 @@ class FcfsAdmission final : public Admission {
     return true;
   }
 
-  /// The order of dealing, one reference count a page, and the ring of free pages.
-  [[nodiscard]] std::string exhausted_message() const {
-    constexpr std::int64_t kBytesPerPage = 3 * sizeof(std::int32_t);
-    return tables_message(num_physical_pages_, kBytesPerPage);
-  }
+  [[nodiscard]] std::int64_t num_physical_pages() const override { return pool_.num_pages(); }
+  [[nodiscard]] const AdmissionStats& stats() const override { return stats_; }
 
-  Status deal() {
-    Result<PagePool> pool =
-        PagePool::make(num_physical_pages_, deal_pages(pool_pages_, num_physical_pages_, page_seed_));
-    if (!pool.ok() && pool.error().code == ErrorCode::kResourceExhausted) {
-      return Error{
-          .code = ErrorCode::kResourceExhausted, .message = exhausted_message(), .where = std::string(trace_.name)};
-    }
-    PKV_RETURN_IF_ERROR(pool);
-    pool_ = std::move(pool).value();
-    return {};
-  }
+ private:
+  struct Waiting {
+    std::int32_t request_idx = 0;
+    std::int32_t generated = 0;
+  };
+  struct Running {
+    std::int32_t request_idx = 0;
+    std::int32_t generated = 0;
+    std::int32_t seq_len = 0;
+    std::vector<std::int32_t> pages;
+  };
 
   [[nodiscard]] const Request& request(std::int32_t request_idx) const {
     return trace_.requests[static_cast<std::size_t>(request_idx)];
@@ -130,11 +96,11 @@ class FcfsAdmission final : public Admission {
   Status grow() {
     for (std::size_t i = 0; i < running_.size(); ++i) {
       while (i < running_.size() && lacks_page(running_[i])) {
-        if (pool_->num_free() == 0) {
+        if (pool_.num_free() == 0) {
           PKV_RETURN_IF_ERROR(preempt_newest());
           continue;
         }
-        const Result<std::int32_t> page = pool_->allocate();
+        const Result<std::int32_t> page = pool_.allocate();
         PKV_RETURN_IF_ERROR(page);
         running_[i].pages.push_back(page.value());
       }
@@ -157,7 +123,7 @@ class FcfsAdmission final : public Admission {
 
   Status give_back(const std::vector<std::int32_t>& pages) {
     for (const std::int32_t page : pages) {
-      PKV_RETURN_IF_ERROR(pool_->free(page));
+      PKV_RETURN_IF_ERROR(pool_.free(page));
     }
     return {};
   }
@@ -167,12 +133,12 @@ class FcfsAdmission final : public Admission {
       const Waiting head = queue_.front();
       const std::int32_t prefix = request(head.request_idx).prompt_len + head.generated;
       const std::int64_t needed = pages_for(prefix, page_size_);
-      if (needed > pool_->num_free()) {
+      if (needed > pool_.num_free()) {
         break;
       }
       Running row{.request_idx = head.request_idx, .generated = head.generated, .seq_len = prefix, .pages = {}};
       row.pages.reserve(static_cast<std::size_t>(peak_pages(request(head.request_idx), page_size_)));
-      PKV_RETURN_IF_ERROR(pool_->allocate(needed, row.pages));
+      PKV_RETURN_IF_ERROR(pool_.allocate(needed, row.pages));
       running_.push_back(std::move(row));
       queue_.pop_front();
       stats_.admitted += head.generated == 0 ? 1 : 0;
@@ -195,7 +161,7 @@ class FcfsAdmission final : public Admission {
       rows.kv_indptr.push_back(static_cast<std::int32_t>(rows.kv_indices.size()));
     }
     ++stats_.steps;
-    stats_.peak_pages = std::max(stats_.peak_pages, pool_pages_ - pool_->num_free());
+    stats_.peak_pages = std::max(stats_.peak_pages, pool_pages_ - pool_.num_free());
   }
 
   /// After a step every row has one token more; those that have all of theirs leave.
@@ -209,7 +175,7 @@ class FcfsAdmission final : public Admission {
       }
     }
     std::erase_if(running_, [this](const Running& row) { return is_finished(row); });
-    stats_.pages_in_use = pool_pages_ - pool_->num_free();
+    stats_.pages_in_use = pool_pages_ - pool_.num_free();
     return {};
   }
 
@@ -220,11 +186,9 @@ class FcfsAdmission final : public Admission {
   StepTrace trace_;
   std::size_t max_active_;
   std::int32_t page_size_;
-  std::uint64_t page_seed_;
+  PagePool pool_;
   std::int64_t pool_pages_;
-  std::int64_t num_physical_pages_;
-  std::optional<PagePool> pool_;  // dealt by the first step
-  std::optional<Error> error_;
+  std::optional<Error> too_large_;
   std::deque<Waiting> queue_;
   std::vector<Running> running_;  // in order of admission
   std::size_t num_arrived_ = 0;
@@ -248,11 +212,13 @@ std::int64_t default_pool_pages(const StepTrace& trace, const AdmissionOptions& 
 }  // namespace
 
 Result<std::unique_ptr<Admission>> make_fcfs_admission(StepTrace trace, const AdmissionOptions& options) {
-  const std::int64_t pool_pages = options.pool_pages ? *options.pool_pages : default_pool_pages(trace, options);
-  const Result<std::int64_t> num_physical = count_physical_pages(pool_pages, options.hole_fraction);
-  PKV_RETURN_IF_ERROR(num_physical);
+  const std::int64_t pool_pages = options.pool_pages.value_or(default_pool_pages(trace, options));
+  Result<PageDeal> deal = deal_pages(pool_pages, options.hole_fraction, options.page_seed);
+  PKV_RETURN_IF_ERROR(deal);
+  Result<PagePool> pool = PagePool::make(deal->num_physical_pages, deal->order);
+  PKV_RETURN_IF_ERROR(pool);
   return std::unique_ptr<Admission>(
-      std::make_unique<FcfsAdmission>(std::move(trace), options, pool_pages, num_physical.value()));
+      std::make_unique<FcfsAdmission>(std::move(trace), options, std::move(pool).value(), pool_pages));
 }
 
 }  // namespace pkv::trace_internal

@@ -13,7 +13,7 @@
 
 namespace pkv::trace_internal {
 
-Result<std::int64_t> count_physical_pages(std::int64_t num_pages, double hole_fraction) {
+Result<PageDeal> deal_pages(std::int64_t num_pages, double hole_fraction, std::uint64_t seed) {
   constexpr std::int64_t kMaxPages = std::numeric_limits<std::int32_t>::max();
   const double physical = std::ceil(static_cast<double>(num_pages) / (1.0 - hole_fraction));
   if (physical > static_cast<double>(kMaxPages)) {
@@ -22,19 +22,17 @@ Result<std::int64_t> count_physical_pages(std::int64_t num_pages, double hole_fr
                                         num_pages, hole_fraction, physical, kMaxPages),
                  .where = {}};
   }
-  return static_cast<std::int64_t>(physical);
-}
-
-std::vector<std::int32_t> deal_pages(std::int64_t num_pages, std::int64_t num_physical_pages, std::uint64_t seed) {
-  std::vector<std::int32_t> order(static_cast<std::size_t>(num_physical_pages));
-  std::iota(order.begin(), order.end(), 0);
+  PageDeal deal;
+  deal.num_physical_pages = static_cast<std::int64_t>(physical);
+  deal.order.resize(static_cast<std::size_t>(deal.num_physical_pages));
+  std::iota(deal.order.begin(), deal.order.end(), 0);
   SplitMix64 random(seed);
   for (std::size_t i = 0; i < static_cast<std::size_t>(num_pages); ++i) {
-    const std::size_t j = i + random.below(order.size() - i);
-    std::swap(order[i], order[j]);
+    const std::size_t j = i + random.below(deal.order.size() - i);
+    std::swap(deal.order[i], deal.order[j]);
   }
-  order.resize(static_cast<std::size_t>(num_pages));
-  return order;
+  deal.order.resize(static_cast<std::size_t>(num_pages));
+  return deal;
 }
 
 }  // namespace pkv::trace_internal

@@ -9,12 +9,15 @@
 
 namespace pkv::trace_internal {
 
-/// Physical page ids are below it: ceil(num_pages / (1 - hole_fraction)) (paper, "The traces").
-/// Requires 0 <= hole_fraction < 1. Errors: kInvalidArgument (more than INT32_MAX physical pages).
-Result<std::int64_t> count_physical_pages(std::int64_t num_pages, double hole_fraction);
+struct PageDeal {
+  /// Physical pages in the order they are dealt; the ids left out are holes.
+  std::vector<std::int32_t> order;
+  /// Physical page ids are below it: ceil(order.size() / (1 - hole_fraction)) (paper, "The traces").
+  std::int64_t num_physical_pages = 0;
+};
 
-/// The first `num_pages` of a seeded random permutation of [0, num_physical_pages); the ids left out are
-/// holes. Takes 4 bytes and a random memory access a page. Requires num_pages <= num_physical_pages.
-std::vector<std::int32_t> deal_pages(std::int64_t num_pages, std::int64_t num_physical_pages, std::uint64_t seed);
+/// The first `num_pages` of a seeded random permutation of all physical pages.
+/// Requires 0 <= hole_fraction < 1. Errors: kInvalidArgument (more than INT32_MAX physical pages).
+Result<PageDeal> deal_pages(std::int64_t num_pages, double hole_fraction, std::uint64_t seed);
 
 }  // namespace pkv::trace_internal

@@ -4,61 +4,31 @@
 
 #include <cstddef>
 #include <limits>
-#include <optional>
 #include <utility>
 
 #include "trace/admission_modes.h"
-#include "trace/memory_guard.h"
 #include "trace/page_deal.h"
 
 namespace pkv::trace_internal {
 namespace {
-
-struct OwnedPages {
-  std::vector<std::int64_t> first_page;  // by request, into the order of dealing
-  std::int64_t total = 0;
-  std::int64_t num_physical = 0;
-};
 
 /// Candidates are a singly linked list in request order. A step walks it only until max_active live
 /// ones are found and unlinks the aged-out ones it meets, so that the cost over a whole trace is
 /// linear in requests plus rows even when most candidates wait behind the first.
 class PaperAdmission final : public Admission {
  public:
-  PaperAdmission(StepTrace trace, const AdmissionOptions& options, OwnedPages owned)
+  PaperAdmission(StepTrace trace, const AdmissionOptions& options, std::vector<std::int64_t> first_page, PageDeal deal)
       : trace_(std::move(trace)),
         max_active_(static_cast<std::size_t>(options.max_active)),
         page_size_(options.page_size),
-        page_seed_(options.page_seed),
-        owned_(std::move(owned)),
+        first_page_(std::move(first_page)),
+        deal_(std::move(deal)),
         next_candidate_(trace_.requests.size() + 1, kEnd),
         seen_(trace_.requests.size(), false) {
-    stats_.pages_in_use = stats_.peak_pages = owned_.total;
+    stats_.pages_in_use = stats_.peak_pages = static_cast<std::int64_t>(deal_.order.size());
   }
 
   Result<bool> next(StepRows& rows) override {
-    if (error_) {
-      return *error_;
-    }
-    Result<bool> more = or_exhausted([&] { return advance(rows); },
-                                     [this] { return tables_message(owned_.num_physical, kIdBytes); }, trace_.name);
-    if (!more.ok()) {
-      error_ = more.error();
-    }
-    return more;
-  }
-
-  [[nodiscard]] std::int64_t num_physical_pages() const override { return owned_.num_physical; }
-  [[nodiscard]] const AdmissionStats& stats() const override { return stats_; }
-
- private:
-  static constexpr std::int32_t kEnd = -1;
-  static constexpr std::int64_t kIdBytes = sizeof(std::int32_t);
-
-  Result<bool> advance(StepRows& rows) {
-    if (page_order_.empty()) {
-      page_order_ = deal_pages(owned_.total, owned_.num_physical, page_seed_);
-    }
     for (;;) {
       append_arrivals();
       rows.step_idx = step_;
@@ -74,6 +44,12 @@ class PaperAdmission final : public Admission {
       step_ = trace_.arrival_steps[num_arrived_];
     }
   }
+
+  [[nodiscard]] std::int64_t num_physical_pages() const override { return deal_.num_physical_pages; }
+  [[nodiscard]] const AdmissionStats& stats() const override { return stats_; }
+
+ private:
+  static constexpr std::int32_t kEnd = -1;
 
   /// The head of the list is kept behind the last request.
   [[nodiscard]] std::size_t head() const { return trace_.requests.size(); }
@@ -112,7 +88,7 @@ class PaperAdmission final : public Admission {
     const auto i = static_cast<std::size_t>(request_idx);
     const Request& request = trace_.requests[i];
     const std::int32_t seq_len = request.prompt_len + generated;
-    const auto pages = page_order_.begin() + owned_.first_page[i];
+    const auto pages = deal_.order.begin() + first_page_[i];
     rows.request_idx.push_back(request_idx);
     rows.seq_lens.push_back(seq_len);
     rows.kv_indices.insert(rows.kv_indices.end(), pages, pages + pages_for(seq_len, page_size_));
@@ -125,10 +101,8 @@ class PaperAdmission final : public Admission {
   StepTrace trace_;
   std::size_t max_active_;
   std::int32_t page_size_;
-  std::uint64_t page_seed_;
-  OwnedPages owned_;
-  std::vector<std::int32_t> page_order_;  // dealt by the first step
-  std::optional<Error> error_;
+  std::vector<std::int64_t> first_page_;  // by request, into deal_.order
+  PageDeal deal_;
   std::vector<std::int32_t> next_candidate_;
   std::vector<bool> seen_;
   std::size_t tail_ = 0;
@@ -140,24 +114,25 @@ class PaperAdmission final : public Admission {
 }  // namespace
 
 Result<std::unique_ptr<Admission>> make_paper_admission(StepTrace trace, const AdmissionOptions& options) {
-  OwnedPages owned;
-  owned.first_page.reserve(trace.requests.size());
+  std::vector<std::int64_t> first_page;
+  first_page.reserve(trace.requests.size());
+  std::int64_t total = 0;
   for (const Request& request : trace.requests) {
-    owned.first_page.push_back(owned.total);
-    owned.total += pages_for(static_cast<std::int64_t>(request.prompt_len) + request.decode_len, options.page_size);
+    first_page.push_back(total);
+    total += pages_for(static_cast<std::int64_t>(request.prompt_len) + request.decode_len, options.page_size);
   }
-  if (owned.total > std::numeric_limits<std::int32_t>::max()) {
+  if (total > std::numeric_limits<std::int32_t>::max()) {
     return Error{
         .code = ErrorCode::kInvalidArgument,
         .message = fmt::format("paper mode gives all {} requests their pages at once: {} pages, the limit is {}; "
                                "use fcfs admission or fewer requests",
-                               trace.requests.size(), owned.total, std::numeric_limits<std::int32_t>::max()),
+                               trace.requests.size(), total, std::numeric_limits<std::int32_t>::max()),
         .where = {}};
   }
-  const Result<std::int64_t> num_physical = count_physical_pages(owned.total, options.hole_fraction);
-  PKV_RETURN_IF_ERROR(num_physical);
-  owned.num_physical = num_physical.value();
-  return std::unique_ptr<Admission>(std::make_unique<PaperAdmission>(std::move(trace), options, std::move(owned)));
+  Result<PageDeal> deal = deal_pages(total, options.hole_fraction, options.page_seed);
+  PKV_RETURN_IF_ERROR(deal);
+  return std::unique_ptr<Admission>(
+      std::make_unique<PaperAdmission>(std::move(trace), options, std::move(first_page), std::move(deal).value()));
 }
 
 }  // namespace pkv::trace_internal
