@@ -10,11 +10,9 @@
 #include <limits>
 #include <random>
 #include <span>
-#include <string>
 
 #include "base/math.h"
 #include "persistentkv/layout.h"
-#include "trace/memory_guard.h"
 #include "trace/names.h"
 
 namespace pkv {
@@ -94,23 +92,6 @@ Request draw_request(PaperFamily family, std::int32_t i, PaperDraw& draw) {
   return request;
 }
 
-std::string family_trace_name(PaperFamily family) { return fmt::format("paper:{}", paper_family_name(family)); }
-
-Trace draw_trace(const PaperTraceOptions& options) {
-  Trace trace;
-  trace.name = family_trace_name(options.family);
-  trace.format = "paper";
-  trace.requests.reserve(static_cast<std::size_t>(options.num_requests));
-  PaperDraw draw(options.seed);
-  for (std::int32_t i = 0; i < options.num_requests; ++i) {
-    Request request = draw_request(options.family, i, draw);
-    request.prompt_len = round_up(request.prompt_len, options.page_size);
-    request.arrival = static_cast<double>(i / options.max_active);
-    trace.requests.push_back(request);
-  }
-  return trace;
-}
-
 }  // namespace
 
 std::string_view paper_family_name(PaperFamily family) { return kFamilyNames[static_cast<std::size_t>(family)]; }
@@ -125,13 +106,18 @@ Result<PaperFamily> parse_paper_family(std::string_view name) {
 
 Result<Trace> make_paper_trace(const PaperTraceOptions& options) {
   PKV_RETURN_IF_ERROR(validate(options));
-  return trace_internal::or_exhausted([&]() -> Result<Trace> { return draw_trace(options); },
-                                      [&] {
-                                        return fmt::format(
-                                            "not enough memory for {} requests, {} bytes", options.num_requests,
-                                            static_cast<std::size_t>(options.num_requests) * sizeof(Request));
-                                      },
-                                      family_trace_name(options.family));
+  Trace trace;
+  trace.name = fmt::format("paper:{}", paper_family_name(options.family));
+  trace.format = "paper";
+  trace.requests.reserve(static_cast<std::size_t>(options.num_requests));
+  PaperDraw draw(options.seed);
+  for (std::int32_t i = 0; i < options.num_requests; ++i) {
+    Request request = draw_request(options.family, i, draw);
+    request.prompt_len = round_up(request.prompt_len, options.page_size);
+    request.arrival = static_cast<double>(i / options.max_active);
+    trace.requests.push_back(request);
+  }
+  return trace;
 }
 
 }  // namespace pkv

@@ -25,8 +25,7 @@ struct PaperTraceOptions {
   std::int32_t page_size = 16;
 };
 
-/// Request i arrives at step i / max_active. Errors: kInvalidArgument (counts, page size),
-/// kResourceExhausted (memory for the requests).
+/// Request i arrives at step i / max_active. Errors: kInvalidArgument (counts, page size).
 Result<Trace> make_paper_trace(const PaperTraceOptions& options);
 
 }  // namespace pkv

@@ -8,14 +8,12 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <filesystem>
 #include <limits>
 #include <utility>
 #include <vector>
 
 #include "trace/formats.h"
 #include "trace/input_file.h"
-#include "trace/memory_guard.h"
 #include "trace/names.h"
 
 namespace pkv {
@@ -224,19 +222,6 @@ Result<Trace> read_file(const InputFile& file, const TraceReadOptions& options) 
   return read_single(file, options);
 }
 
-Result<Trace> read_input(const std::string& path, const TraceReadOptions& options) {
-  const Result<InputFile> file = InputFile::open(path);
-  PKV_RETURN_IF_ERROR(file);
-  return file->is_folder() ? read_pairs(*file, options) : read_file(*file, options);
-}
-
-std::string exhausted_message(const std::string& path) {
-  std::error_code unsized;
-  const std::uintmax_t bytes = std::filesystem::file_size(path, unsized);
-  return unsized ? std::string("not enough memory for the requests in it")
-                 : fmt::format("not enough memory for the requests in it, {} bytes as stored", bytes);
-}
-
 }  // namespace
 
 std::string_view trace_format_name(TraceFormat format) { return kFormatNames[static_cast<std::size_t>(format)]; }
@@ -251,7 +236,9 @@ Result<TraceFormat> parse_trace_format(std::string_view name) {
 
 Result<Trace> read_trace(const std::string& path, const TraceReadOptions& options) {
   PKV_RETURN_IF_ERROR(validate(options));
-  return or_exhausted([&] { return read_input(path, options); }, [&] { return exhausted_message(path); }, path);
+  const Result<InputFile> file = InputFile::open(path);
+  PKV_RETURN_IF_ERROR(file);
+  return file->is_folder() ? read_pairs(*file, options) : read_file(*file, options);
 }
 
 }  // namespace pkv

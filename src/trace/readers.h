@@ -33,12 +33,10 @@ struct TraceReadOptions {
 };
 
 /// Reads a file or folder; gzip and tar are unpacked on the way. A pipe is read once, to its end, up to
-/// 1 GiB. Errors: kIo (missing, unreadable, unknown format), kInvalidArgument naming file, line and field,
-/// kResourceExhausted (memory for the requests).
+/// 1 GiB. Errors: kIo (missing, unreadable, unknown format), kInvalidArgument naming file, line and field.
 Result<Trace> read_trace(const std::string& path, const TraceReadOptions& options);
 
 /// Writes a trace as "csv", "json" or "jsonl" in the paper's columns; read_trace reads it back equal.
-/// Errors: kInvalidArgument (what read_trace would refuse), kUnsupported (format), kResourceExhausted (memory).
 Result<std::string> serialize_trace(const Trace& trace, TraceFormat format);
 
 }  // namespace pkv

@@ -6,7 +6,6 @@
 #include <iterator>
 
 #include "trace/formats.h"
-#include "trace/memory_guard.h"
 #include "trace/readers.h"
 
 namespace pkv {
@@ -92,19 +91,6 @@ std::string to_json(const Trace& trace) {
   return text + "\n]}\n";
 }
 
-Result<std::string> to_text(const Trace& trace, TraceFormat format) {
-  switch (format) {
-    case TraceFormat::kCsv: return to_csv(trace);
-    case TraceFormat::kJson: return to_json(trace);
-    case TraceFormat::kJsonLines: return to_json_lines(trace);
-    default:
-      return Error{.code = ErrorCode::kUnsupported,
-                   .message = fmt::format("the format {} is only read; traces are written as csv, json or jsonl",
-                                          trace_format_name(format)),
-                   .where = {}};
-  }
-}
-
 }  // namespace
 
 Result<std::string> serialize_trace(const Trace& trace, TraceFormat format) {
@@ -115,9 +101,16 @@ Result<std::string> serialize_trace(const Trace& trace, TraceFormat format) {
   for (std::size_t i = 0; i < trace.requests.size(); ++i) {
     PKV_RETURN_IF_ERROR(check_request(trace, i));
   }
-  return trace_internal::or_exhausted(
-      [&] { return to_text(trace, format); },
-      [&] { return fmt::format("not enough memory for the text of {} requests", trace.requests.size()); }, trace.name);
+  switch (format) {
+    case TraceFormat::kCsv: return to_csv(trace);
+    case TraceFormat::kJson: return to_json(trace);
+    case TraceFormat::kJsonLines: return to_json_lines(trace);
+    default:
+      return Error{.code = ErrorCode::kUnsupported,
+                   .message = fmt::format("the format {} is only read; traces are written as csv, json or jsonl",
+                                          trace_format_name(format)),
+                   .where = {}};
+  }
 }
 
 }  // namespace pkv
