@@ -65,6 +65,28 @@ struct Capabilities {
   bool f32 = false, f16 = false, bf16 = false;
 };
 
+/// Memory of a device, for callers without an allocator of their own (replay, tests, measurements).
+/// Copies are complete when they return.
+class DeviceMemory {
+ public:
+  virtual ~DeviceMemory() = default;
+  /// At least 256-byte aligned. Errors: kResourceExhausted with the bytes asked for and those available.
+  virtual Result<void*> allocate(std::int64_t bytes) = 0;
+  /// Null is allowed. Requires a pointer from allocate().
+  virtual void release(void* memory) = 0;
+  virtual Status upload(void* device, const void* host, std::int64_t bytes) = 0;
+  virtual Status download(void* host, const void* device, std::int64_t bytes) = 0;
+  [[nodiscard]] virtual std::int64_t available_bytes() const = 0;
+  /// Last-level cache: what is measured reads more than four times as much.
+  [[nodiscard]] virtual std::int64_t cache_bytes() const = 0;
+};
+
+/// One pass that reads all pages of a batch and uses none of it.
+struct PageRead {
+  std::int64_t bytes = 0;
+  std::int64_t elapsed_ns = 0;
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -75,6 +97,11 @@ class Backend {
   [[nodiscard]] virtual Capabilities capabilities() const = 0;
   /// Workers (CPU) or SMs (GPU) that a plan should keep busy.
   [[nodiscard]] virtual std::int32_t num_workers() const = 0;
+  /// Where the tensors of run() lie (q, K, V, out, lse, sinks); null: in host memory. Lengths and the
+  /// block table of a BatchState are host memory for every backend.
+  virtual DeviceMemory* device_memory() { return nullptr; }
+  /// Whether a route of another project (is_external) runs here.
+  [[nodiscard]] virtual bool supports(Route route) const { return !is_external(route); }
 
   /// Makes the workspace large enough for a plan. The only call that allocates.
   /// Errors: kResourceExhausted with the needed bytes; kUnsupported for a shape the backend lacks.

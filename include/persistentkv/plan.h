@@ -23,12 +23,21 @@ enum class Route : std::uint8_t {
   kSplit,      // one chunk length for all rows, so long rows get more splits (Flash-Decoding)
   kWorkqueue,  // the same number of splits a row, non-empty tasks only, compact slots
   kPages,      // as split, but a task walks whole pages: all KV heads of its token range
+  // A kernel of another project plans and runs the step; the plan only names it (no tasks, one launch).
+  kFlashInferCore,    // FlashInfer's paged batch decode on CUDA cores
+  kFlashInferTensor,  // FlashInfer's paged batch decode on tensor cores
 };
 
 inline constexpr Route kAllRoutes[] = {Route::kRow,   Route::kPadded,    Route::kBucket,
                                        Route::kSplit, Route::kWorkqueue, Route::kPages};
 
-/// "row", "padded", "bucket", "split", "workqueue", "pages".
+/// The routes that are not ours: run only by a backend that was built with that project.
+inline constexpr Route kExternalRoutes[] = {Route::kFlashInferCore, Route::kFlashInferTensor};
+constexpr bool is_external(Route route) {
+  return route == Route::kFlashInferCore || route == Route::kFlashInferTensor;
+}
+
+/// "row", "padded", "bucket", "split", "workqueue", "pages", "flashinfer-core", "flashinfer-tensor".
 std::string_view route_name(Route route);
 /// Errors: kInvalidArgument that lists the names.
 Result<Route> parse_route(std::string_view name);
@@ -62,6 +71,17 @@ struct MergeRange {
 
   friend bool operator==(const MergeRange&, const MergeRange&) = default;
 };
+
+/// Who merges the partial states of a (row, KV head).
+enum class MergeMode : std::uint8_t {
+  kSeparate,  // a merge launch after the decode launch
+  kFused,     // the task that finishes last, inside the decode launch (the paper's ablation)
+};
+
+/// "separate", "fused".
+std::string_view merge_mode_name(MergeMode mode);
+/// Errors: kInvalidArgument that lists the names.
+Result<MergeMode> parse_merge_mode(std::string_view name);
 
 enum class LaunchKind : std::uint8_t { kDecode, kMerge };
 
@@ -101,11 +121,14 @@ struct PlanOptions {
   /// KV heads a task; all heads for `pages`, else one, when not set. The last task of a row takes
   /// what is left.
   std::optional<std::int32_t> kv_heads_per_task = std::nullopt;
+  /// kFused takes one KV head a task: the last finisher of each (row, KV head) is counted.
+  MergeMode merge = MergeMode::kSeparate;
 };
 
 /// Immutable after make_plan; any backend runs any plan. It carries the lengths and the shape that
 /// it was made for, and run() refuses a batch that differs. A row that attends to no token has no task
-/// in a compact route (split, workqueue, pages); its output comes from a merge range with no splits.
+/// in a compact route (split, workqueue, pages); its output comes from a merge range with no splits, or,
+/// where merges are fused, from one empty task a KV head.
 class Plan {
  public:
   Plan() = default;
@@ -117,6 +140,8 @@ class Plan {
   [[nodiscard]] std::int32_t kv_heads_per_task() const { return kv_heads_per_task_; }
   /// Splits of the row that has most.
   [[nodiscard]] std::int32_t max_splits() const { return max_splits_; }
+  /// kFused: merges() lists the ranges, and no launch covers them.
+  [[nodiscard]] MergeMode merge_mode() const { return merge_mode_; }
   [[nodiscard]] std::span<const std::int32_t> seq_lens() const { return seq_lens_; }
   /// In the order they should be taken: longest first inside a launch.
   [[nodiscard]] std::span<const Task> tasks() const { return tasks_; }
@@ -139,6 +164,7 @@ class Plan {
   std::int32_t tile_tokens_ = 0;
   std::int32_t kv_heads_per_task_ = 1;
   std::int32_t max_splits_ = 1;
+  MergeMode merge_mode_ = MergeMode::kSeparate;
   std::vector<std::int32_t> seq_lens_;
   std::vector<Task> tasks_;
   std::vector<MergeRange> merges_;

@@ -17,6 +17,8 @@ std::string_view route_name(Route route) {
     case Route::kSplit: return "split";
     case Route::kWorkqueue: return "workqueue";
     case Route::kPages: return "pages";
+    case Route::kFlashInferCore: return "flashinfer-core";
+    case Route::kFlashInferTensor: return "flashinfer-tensor";
   }
   return "unknown";
 }
@@ -27,8 +29,29 @@ Result<Route> parse_route(std::string_view name) {
       return route;
     }
   }
+  for (const Route route : kExternalRoutes) {
+    if (name == route_name(route)) {
+      return route;
+    }
+  }
   return Error{ErrorCode::kInvalidArgument,
-               fmt::format("unknown route '{}'; known: row, padded, bucket, split, workqueue, pages", name), "routes"};
+               fmt::format("unknown route '{}'; known: row, padded, bucket, split, workqueue, pages, flashinfer-core, "
+                           "flashinfer-tensor",
+                           name),
+               "routes"};
+}
+
+std::string_view merge_mode_name(MergeMode mode) { return mode == MergeMode::kFused ? "fused" : "separate"; }
+
+Result<MergeMode> parse_merge_mode(std::string_view name) {
+  if (name == "separate") {
+    return MergeMode::kSeparate;
+  }
+  if (name == "fused") {
+    return MergeMode::kFused;
+  }
+  return Error{ErrorCode::kInvalidArgument, fmt::format("unknown merge mode '{}'; known: separate, fused", name),
+               "merge"};
 }
 
 double PlanCounters::nonempty_share() const {

@@ -5,7 +5,8 @@
 // the tiles [floor(T s / S), floor(T (s + 1) / S)), clipped to the attended range. Example: 100 tokens,
 // tiles of 32 (T = 4), S = 3: tokens [0, 32), [32, 64), [64, 100).
 // Grid routes (row, padded, bucket) give every row the same S and keep empty tasks; compact routes
-// (split, workqueue, pages) give a row at most T splits and have no empty task.
+// (split, workqueue, pages) give a row at most T splits and have no empty task, except that with fused
+// merges, which have no merge launch, a row with nothing to attend gets one empty task a KV head.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -50,6 +51,20 @@ Status validate_options(const PlanOptions& options, const AttentionShape& shape)
                  fmt::format("route row takes 1 split, not {}; split, workqueue and pages split rows", *options.splits),
                  "splits"};
   }
+  if (options.merge == MergeMode::kFused) {
+    const std::int32_t heads =
+        options.kv_heads_per_task.value_or(options.route == Route::kPages ? shape.num_kv_heads : 1);
+    if (heads != 1) {
+      return Error{ErrorCode::kInvalidArgument,
+                   fmt::format("fused merges take 1 KV head a task, not {}; separate merges take any", heads), "merge"};
+    }
+  }
+  if (is_external(options.route) && (options.splits || options.kv_heads_per_task || options.merge == MergeMode::kFused)) {
+    return Error{ErrorCode::kInvalidArgument,
+                 fmt::format("route {} plans itself: it takes no splits, heads a task or merge mode",
+                             route_name(options.route)),
+                 "route"};
+  }
   return {};
 }
 
@@ -85,6 +100,7 @@ class PlanBuilder {
   void emit_launches(std::size_t row_begin, std::size_t row_end);
   void emit_all();
   void count();
+  Plan build_external();
 
   const BatchState& batch_;
   const PlanOptions& options_;
@@ -102,6 +118,7 @@ void PlanBuilder::reset() {
   plan_.kv_heads_per_task_ =
       options_.kv_heads_per_task.value_or(options_.route == Route::kPages ? shape.num_kv_heads : 1);
   plan_.seq_lens_.assign(batch_.seq_lens().begin(), batch_.seq_lens().end());
+  plan_.merge_mode_ = options_.merge;
   plan_.tasks_.clear();
   plan_.merges_.clear();
   plan_.launches_.clear();
@@ -136,6 +153,9 @@ void PlanBuilder::cut_rows() {
       row_splits = std::min(splits, num_tiles(row));
     } else if (!is_grid(options_.route)) {
       row_splits = ceil_div(num_tiles(row), chunk_tiles);
+    }
+    if (options_.merge == MergeMode::kFused) {
+      row_splits = std::max(row_splits, 1);  // an empty row's output has no other launch to come from
     }
     plan_.row_splits_[static_cast<std::size_t>(row)] = row_splits;
     plan_.max_splits_ = std::max(plan_.max_splits_, row_splits);
@@ -233,7 +253,7 @@ void PlanBuilder::emit_launches(std::size_t row_begin, std::size_t row_end) {
   if (task_end > task_begin) {
     plan_.launches_.push_back({LaunchKind::kDecode, task_begin, task_end});
   }
-  if (merge_end > merge_begin) {
+  if (merge_end > merge_begin && options_.merge == MergeMode::kSeparate) {
     plan_.launches_.push_back({LaunchKind::kMerge, merge_begin, merge_end});
   }
 }
@@ -268,9 +288,25 @@ void PlanBuilder::count() {
   counters.merge_state_bytes = std::int64_t{counters.num_partial_slots} * shape.group_size() * (shape.head_dim + 2) * 4;
 }
 
+// The step belongs to another project's planner; what is counted is the one launch that the paper counts for it.
+Plan PlanBuilder::build_external() {
+  plan_.max_splits_ = 1;
+  plan_.row_splits_.clear();
+  plan_.row_order_.clear();
+  plan_.split_offsets_.assign(static_cast<std::size_t>(batch_.num_rows()) + 1, 0);
+  if (batch_.num_rows() > 0) {
+    plan_.launches_.push_back({LaunchKind::kDecode, 0, 0});
+  }
+  count();
+  return std::move(plan_);
+}
+
 Result<Plan> PlanBuilder::build() {
   PKV_RETURN_IF_ERROR(validate_options(options_, batch_.shape()));
   reset();
+  if (is_external(options_.route)) {
+    return build_external();
+  }
   cut_rows();
   PKV_RETURN_IF_ERROR(check_limits());
   assign_slots();
