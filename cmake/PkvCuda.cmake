@@ -1,0 +1,22 @@
+# CUDA: the compiler, the architectures, flags of kernels. Included only with PKV_CUDA=ON.
+find_program(PKV_NVCC nvcc PATHS /usr/local/cuda/bin)
+if(NOT PKV_NVCC)
+  message(FATAL_ERROR "PKV_CUDA is ON, but nvcc is not found: install the CUDA toolkit (12.8 or newer) or put nvcc on PATH")
+endif()
+if(NOT CMAKE_CUDA_COMPILER)
+  set(CMAKE_CUDA_COMPILER ${PKV_NVCC})
+endif()
+if(NOT PKV_CUDA_ARCHS)
+  execute_process(COMMAND ${PKV_NVCC} --list-gpu-arch OUTPUT_VARIABLE known OUTPUT_STRIP_TRAILING_WHITESPACE)
+  foreach(arch 80 86 89 90 100 120)
+    if(known MATCHES "compute_${arch}(\n|$)")
+      list(APPEND PKV_CUDA_ARCHS ${arch}-real)
+    endif()
+  endforeach()
+  list(APPEND PKV_CUDA_ARCHS 90-virtual)  # what newer GPUs compile at start
+endif()
+set(CMAKE_CUDA_ARCHITECTURES ${PKV_CUDA_ARCHS})
+enable_language(CUDA)
+find_package(CUDAToolkit REQUIRED)
+set(CMAKE_CUDA_STANDARD 20)
+set(CMAKE_CUDA_RUNTIME_LIBRARY Static)  # cudart finds the driver at run time: loading the library needs none
