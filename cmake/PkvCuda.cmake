@@ -18,5 +18,4 @@ endif()
 set(CMAKE_CUDA_ARCHITECTURES ${PKV_CUDA_ARCHS})
 enable_language(CUDA)
 find_package(CUDAToolkit REQUIRED)
-set(CMAKE_CUDA_STANDARD 20)
 set(CMAKE_CUDA_RUNTIME_LIBRARY Static)  # cudart finds the driver at run time: loading the library needs none

@@ -2,9 +2,12 @@
 
 add_library(pkv_flags INTERFACE)
 target_compile_features(pkv_flags INTERFACE cxx_std_20)
-target_compile_options(pkv_flags INTERFACE -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion)
+target_compile_options(pkv_flags INTERFACE
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion>
+  $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20 -Xcompiler=-Wall,-Wextra>)
 if(PKV_WARNINGS_AS_ERRORS)
-  target_compile_options(pkv_flags INTERFACE -Werror)
+  target_compile_options(pkv_flags INTERFACE
+    $<$<COMPILE_LANGUAGE:CXX>:-Werror> $<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings -Xcompiler=-Werror>)
 endif()
 if(PKV_SANITIZE)
   add_compile_options(-fsanitize=${PKV_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer -g1)

@@ -83,6 +83,9 @@ class CudaBackend : public Backend {
   [[nodiscard]] virtual const CudaDevice& device() const = 0;
   /// The stream that everything is enqueued on, a cudaStream_t.
   [[nodiscard]] virtual void* stream() const = 0;
+  /// Enqueues on another stream of the caller's from now on; null is the legacy default stream. The caller
+  /// orders the two streams.
+  virtual void set_stream(void* stream) = 0;
   /// Name of the kernel that a shape's layer runs: "mma f16 d128 g8", "simple f32".
   [[nodiscard]] virtual std::string kernel_name(const RunArgs& args) const = 0;
 

@@ -1,0 +1,74 @@
+// The implementation behind CudaBackend: workspace, launches, graphs.
+// Not here: kernels, packing of a step, CUDA's calls as error values.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "exec/cuda/external_decode.h"
+#include "exec/cuda/launch.h"
+#include "exec/cuda/runtime.h"
+#include "exec/cuda/step_memory.h"
+#include "persistentkv/cuda.h"
+
+namespace pkv::cuda {
+
+/// What create() returns; measuring programs reach it by dynamic_cast.
+class Backend final : public CudaBackend {
+ public:
+  static Result<std::unique_ptr<Backend>> create(const CudaOptions& options);
+  ~Backend() override;
+
+  [[nodiscard]] std::string_view name() const override { return "cuda"; }
+  [[nodiscard]] std::string describe() const override;
+  [[nodiscard]] Capabilities capabilities() const override;
+  [[nodiscard]] std::int32_t num_workers() const override { return device_.num_sms; }
+  DeviceMemory* device_memory() override { return &memory_; }
+  [[nodiscard]] bool supports(Route route) const override { return !is_external(route) || external_ != nullptr; }
+  Status reserve(const Plan& plan) override;
+  Result<RunTimes> run(const Plan& plan, const RunArgs& args) override;
+
+  [[nodiscard]] const CudaDevice& device() const override { return device_; }
+  [[nodiscard]] void* stream() const override { return stream_; }
+  void set_stream(void* stream) override { stream_ = static_cast<cudaStream_t>(stream); }
+  [[nodiscard]] std::string kernel_name(const RunArgs& args) const override { return choose_kernel(args).name; }
+  Status load_step(const Plan& plan, const BatchState& batch) override;
+  Status enqueue(const Plan& plan, const RunArgs& args) override;
+  Status synchronize() override;
+  Result<std::unique_ptr<CudaGraph>> capture(const Plan& plan, const BatchState& batch, const CudaGraphBounds& bounds,
+                                             std::span<const RunArgs> layers) override;
+  Result<PageRead> read_pages(const BatchState& batch, const PagedKv& kv) override;
+
+  /// For measurements: overrides the choice of how decode kernels enter.
+  void set_decode_entry(DecodeEntry entry) { decode_entry_ = entry; }
+
+ private:
+  friend class StepGraph;
+  explicit Backend(CudaDevice device) : device_(std::move(device)), memory_(device_.ordinal, device_.l2_bytes) {}
+  Status open(void* stream);
+  Status prepare_once(const KernelEntry& kernel);
+  [[nodiscard]] bool can_depend() const { return device_.compute_major >= 9; }
+  [[nodiscard]] Entry decode_entry(const Plan& plan) const;
+  [[nodiscard]] Entry merge_entry() const { return can_depend() ? Entry::kDependent : Entry::kAfter; }
+  Status enqueue_launches(const Plan& plan, const RunArgs& args, LayerParams params);
+  [[nodiscard]] bool is_loaded(const Plan& plan) const;
+
+  CudaDevice device_;
+  CudaMemory memory_;
+  cudaStream_t own_stream_ = nullptr;
+  cudaStream_t stream_ = nullptr;
+  Event begin_;
+  Event end_;
+  StepMemory step_;
+  DeviceBuffer probe_ids_;
+  std::vector<const void*> prepared_;
+  DecodeEntry decode_entry_ = DecodeEntry::kChosen;
+  // What is loaded: a plan is told by its task list, which moves with it.
+  const Task* loaded_tasks_ = nullptr;
+  StepCapacity loaded_capacity_;
+  std::unique_ptr<ExternalDecode> external_;
+  bool external_planned_ = false;
+};
+
+}  // namespace pkv::cuda

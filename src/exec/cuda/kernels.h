@@ -1,0 +1,47 @@
+// The kernels there are, as a table: what each serves, and what a launch of it needs.
+// Not here: kernels (decode.cuh, simple.cuh, merge.cuh), choosing a schedule.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "exec/cuda/params.h"
+
+namespace pkv::cuda {
+
+struct KernelEntry {
+  const char* name = "";
+  /// For cudaLaunchKernelExC; the one argument is a LayerParams.
+  const void* function = nullptr;
+  std::int32_t threads = 0;
+  std::int32_t shared_bytes = 0;
+  /// Blocks that an SM is meant to hold, by registers: 65536 / (threads * blocks) of them a thread at most.
+  std::int32_t blocks_per_sm = 0;
+  ElementType type = ElementType::kF16;
+  std::int32_t max_head_dim = 0;
+  std::int32_t max_group_size = 0;
+};
+
+/// Every tensor-core kernel, smallest first within a type.
+std::span<const KernelEntry> mma_kernels();
+/// The cheapest that covers the shape; null when none does.
+const KernelEntry* find_mma_kernel(ElementType type, std::int32_t head_dim, std::int32_t group_size);
+/// Serves everything.
+const KernelEntry& simple_kernel(ElementType type);
+/// Grid: merge ranges * query heads.
+const KernelEntry& merge_kernel();
+
+/// Reads what `read_pages` of cuda.h describes: params of page_read.cuh.
+struct PageReadParams {
+  const std::int32_t* page_ids = nullptr;
+  std::int64_t num_page_ids = 0;
+  const void* k = nullptr;
+  const void* v = nullptr;
+  std::int64_t k_page_bytes = 0;  // from one page to the next
+  std::int64_t v_page_bytes = 0;
+  std::int32_t read_bytes = 0;  // of a page of K, and as much of V; a multiple of 16
+  std::uint32_t* sink = nullptr;
+};
+const KernelEntry& page_read_kernel();
+
+}  // namespace pkv::cuda

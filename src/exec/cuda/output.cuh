@@ -1,0 +1,90 @@
+// The end of every kernel: states of one query head become a partial state, or an output with its LSE.
+// Not here: where the states come from (decode.cuh, simple.cuh), merging many of them (merge.cuh).
+#pragma once
+
+#include <cmath>
+
+#include "exec/cuda/params.h"
+#include "exec/cuda/ptx.cuh"
+
+namespace pkv::cuda {
+
+inline constexpr float kLog2E = 1.4426950408889634F;
+
+/// exp(x - m) where m is a maximum over x; 0 for x = -inf, also when m is -inf.
+__device__ __forceinline__ float weight(float x, float m) { return x == -INFINITY ? 0.0F : exp2_fast((x - m) * kLog2E); }
+
+/// Logical page of a token, by a multiplication: with n < 2^31 and page sizes up to 256 the estimate is
+/// never low and at most one too high.
+__device__ __forceinline__ std::int32_t page_of(const LayerParams& p, std::int32_t token) {
+  const auto n = static_cast<std::uint32_t>(token);
+  const std::uint32_t estimate = p.page_size == 1 ? n : __umulhi(n, p.page_magic);
+  const std::uint32_t low = estimate - (estimate * static_cast<std::uint32_t>(p.page_size) > n ? 1U : 0U);
+  return static_cast<std::int32_t>(low);
+}
+
+/// What turns a head's (m, l, acc) into an output: out = acc * factor.
+struct OutputScale {
+  float factor = 0.0F;
+  float lse = -INFINITY;
+};
+
+/// The sink joins here, once. A head that attends to nothing gives 0 and -inf, or the sink's logit.
+__device__ __forceinline__ OutputScale output_scale(const LayerParams& p, std::int32_t q_head, float m, float l) {
+  const float sink = p.sinks == nullptr ? -INFINITY : p.sinks[q_head];
+  const float top = fmaxf(m, sink);
+  if (top == -INFINITY) {
+    return {};
+  }
+  const float rescale = m == -INFINITY ? 0.0F : expf(m - top);
+  const float total = l * rescale + (sink == -INFINITY ? 0.0F : expf(sink - top));
+  if (total == 0.0F) {
+    return {};
+  }
+  return {.factor = rescale / total, .lse = top + logf(total)};
+}
+
+/// Four neighbouring elements of an output vector; `d` and head_dim are multiples of 4.
+__device__ __forceinline__ void store_output(const LayerParams& p, std::int32_t row, std::int32_t q_head, std::int32_t d,
+                                             const float4& value) {
+  const std::int64_t first = row * p.out_row_stride + q_head * p.out_head_stride + d;
+  const float elements[4] = {value.x, value.y, value.z, value.w};
+  if (p.out_type == ElementType::kF16 && ((first | (reinterpret_cast<std::uintptr_t>(p.out) >> 1)) & 3) == 0) {
+    const __half2 low = __floats2half2_rn(value.x, value.y);
+    const __half2 high = __floats2half2_rn(value.z, value.w);
+    *reinterpret_cast<uint2*>(static_cast<__half*>(p.out) + first) = make_uint2(bits_of(low), bits_of(high));
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    switch (p.out_type) {
+      case ElementType::kF32: static_cast<float*>(p.out)[first + i] = elements[i]; break;
+      case ElementType::kF16: static_cast<__half*>(p.out)[first + i] = __float2half_rn(elements[i]); break;
+      case ElementType::kBF16: static_cast<__nv_bfloat16*>(p.out)[first + i] = __float2bfloat16_rn(elements[i]); break;
+    }
+  }
+}
+
+/// Writes elements [d, d + 4) of a finished head; the thread with d = 0 also writes its LSE.
+__device__ __forceinline__ void finish_head(const LayerParams& p, std::int32_t row, std::int32_t q_head, std::int32_t d,
+                                            float m, float l, const float4& acc) {
+  const OutputScale scale = output_scale(p, q_head, m, l);
+  const float f = scale.factor;
+  // An accumulator that weighs nothing may hold 0 only, so the product is never 0 * inf.
+  store_output(p, row, q_head, d, make_float4(acc.x * f, acc.y * f, acc.z * f, acc.w * f));
+  if (d == 0 && p.lse != nullptr) {
+    p.lse[static_cast<std::int64_t>(row) * p.num_q_heads + q_head] = scale.lse;
+  }
+}
+
+/// Writes elements [d, d + 4) of a partial state; the thread with d = 0 also writes (m, l).
+__device__ __forceinline__ void store_partial(const LayerParams& p, std::int32_t slot, std::int32_t group_idx,
+                                              std::int32_t d, float m, float l, const float4& acc) {
+  const std::int64_t state = static_cast<std::int64_t>(slot) * p.group_size + group_idx;
+  *reinterpret_cast<float4*>(p.partial_acc + state * p.head_dim + d) = acc;
+  if (d == 0) {
+    *reinterpret_cast<float2*>(p.partial_ml + state * 2) = make_float2(m, l);
+  }
+}
+
+}  // namespace pkv::cuda
