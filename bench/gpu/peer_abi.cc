@@ -26,6 +26,8 @@ struct PeerCase {
   std::int32_t splits;
   std::int32_t fused;
   std::int32_t entry;  // a DecodeEntry
+  std::int32_t width;  // 1 + Width
+  std::int32_t tile_tokens;
   std::int64_t num_pages;
   const std::int32_t* seq_lens;
   const std::int32_t* kv_indptr;
@@ -45,6 +47,8 @@ class Peer {
     case_ = peer_case;
     backend_->set_stream(stream);
     dynamic_cast<cuda::Backend&>(*backend_).set_decode_entry(static_cast<cuda::DecodeEntry>(peer_case.entry));
+    dynamic_cast<cuda::Backend&>(*backend_).set_width(
+        peer_case.width == 0 ? std::nullopt : std::optional(static_cast<cuda::Width>(peer_case.width - 1)));
     AttentionShape shape;
     shape.num_q_heads = peer_case.num_q_heads;
     shape.num_kv_heads = peer_case.num_kv_heads;
@@ -79,7 +83,7 @@ class Peer {
     args.q = dense_queries(q, dtype(), shape);
     args.kv = {.k = k, .v = v, .dtype = dtype(), .layout = *layout, .num_pages = case_.num_pages};
     args.out = dense_outputs(out, dtype(), shape);
-    kernel_ = backend_->kernel_name(args);
+    kernel_ = backend_->kernel_name(plan_, args);
     return backend_->enqueue(plan_, args);
   }
 
@@ -112,6 +116,7 @@ class Peer {
       options.splits.reset();
       if (case_.splits > 0) options.splits = case_.splits;
     }
+    if (case_.tile_tokens > 0) options.tile_tokens = case_.tile_tokens;
     if (case_.fused != 0) options.merge = MergeMode::kFused;
     options.num_workers = backend_->num_workers();
     return options;

@@ -16,7 +16,7 @@ NAME = "pkv"
 class PeerCase(ctypes.Structure):
     _fields_ = [(name, ctypes.c_int32) for name in
                 ("num_rows", "num_q_heads", "num_kv_heads", "head_dim", "page_size", "dtype", "nhd", "chunk_tokens",
-                 "route", "splits", "fused", "entry")]
+                 "route", "splits", "fused", "entry", "width", "tile_tokens")]
     _fields_ += [("num_pages", ctypes.c_int64)] + [(name, ctypes.c_void_p)
                                                    for name in ("seq_lens", "kv_indptr", "kv_indices")]
 
@@ -47,7 +47,7 @@ class Engine:
         page_size, nhd = getattr(case, "page_size", 16), getattr(case, "nhd", 0)
         dtype = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2}[k.dtype]
         fields = dict(num_rows=len(case.lens), num_q_heads=case.hq, num_kv_heads=case.hkv, head_dim=k.shape[-1],
-                      page_size=page_size, dtype=dtype, nhd=nhd, chunk_tokens=0, route=-1, splits=0, fused=0, entry=0)
+                      page_size=page_size, dtype=dtype, nhd=nhd, chunk_tokens=0, route=-1, splits=0, fused=0, entry=0, width=0, tile_tokens=0)
         fields.update(overrides)
         self.case = PeerCase(num_pages=k.shape[0], seq_lens=self.seq.ctypes.data, kv_indptr=self.indptr.ctypes.data,
                              kv_indices=self.indices.ctypes.data, **fields)

@@ -86,8 +86,8 @@ class CudaBackend : public Backend {
   /// Enqueues on another stream of the caller's from now on; null is the legacy default stream. The caller
   /// orders the two streams.
   virtual void set_stream(void* stream) = 0;
-  /// Name of the kernel that a shape's layer runs: "mma f16 d128 g8", "simple f32".
-  [[nodiscard]] virtual std::string kernel_name(const RunArgs& args) const = 0;
+  /// Name of the decode kernel that a layer of this plan runs: "mma f16 d128 m1x1 w8", "simple f32".
+  [[nodiscard]] virtual std::string kernel_name(const Plan& plan, const RunArgs& args) const = 0;
 
   /// Copies the tasks and page ids of a step to the device: one asynchronous copy from pinned memory.
   /// Once a step, before its layers. Requires reserve(plan). Waits only when the four copies before this

@@ -17,8 +17,10 @@
 namespace pkv {
 
 struct EngineOptions {
+  /// Of the backend that create() makes; not used with a backend of the caller's.
   CpuOptions cpu = {};
-  /// Routes to choose from; all of them when empty.
+  /// Routes to choose from; all of our own when empty. Routes of other projects only where the backend
+  /// supports them.
   std::vector<Route> routes = {};
   /// Prices of this machine. num_workers is taken from the backend.
   DeviceProfile profile = {};
@@ -29,17 +31,23 @@ struct EngineOptions {
 ///   auto engine = pkv::Engine::create({});
 ///   auto decision = engine->decide(batch, pkv::DType::kF16);
 ///   for (layer...) engine->run(*decision, args);
+/// On a GPU, where the tensors of run() lie in device memory (Backend::device_memory):
+///   auto engine = pkv::Engine::create(pkv::CudaBackend::create().value(), {});
 class Engine {
  public:
-  /// Errors: as make_cpu_backend and validate(DeviceProfile).
+  /// On the CPU. Errors: as make_cpu_backend and validate(DeviceProfile); kUnsupported for a route that the
+  /// backend does not run.
   static Result<Engine> create(const EngineOptions& options);
+  /// On a backend of the caller's, which the engine keeps. Errors: kInvalidArgument (no backend), and as above.
+  static Result<Engine> create(std::unique_ptr<Backend> backend, const EngineOptions& options);
 
   /// Prices every route and keeps the cheapest plan; makes the workspace fit it.
   Result<Decision> decide(const BatchState& batch, DType kv_dtype);
   /// Plans one route without pricing others, with the route's splits or its own choice.
-  /// PlanOptions::num_workers is taken from the backend.
+  /// PlanOptions::num_workers is taken from the backend. Errors: as make_plan and Backend::reserve; kUnsupported
+  /// for a route that the backend does not run.
   Result<Decision> plan(const BatchState& batch, DType kv_dtype, const PlanOptions& options);
-  /// Executes a decision for one layer. Errors: as Backend::run.
+  /// Executes a decision for one layer and waits for it. Errors: as Backend::run.
   Result<StepRecord> run(const Decision& decision, const RunArgs& args);
 
   [[nodiscard]] Backend& backend() { return *backend_; }

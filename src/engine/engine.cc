@@ -1,5 +1,8 @@
 // Engine: the pipeline from a batch to a record.
+// Not here: prices (src/cost), kernels (src/exec).
 #include "persistentkv/engine.h"
+
+#include <fmt/format.h>
 
 #include <utility>
 
@@ -7,6 +10,17 @@
 #include "persistentkv/layout.h"
 
 namespace pkv {
+namespace {
+
+Status check_route(const Backend& backend, Route route) {
+  if (backend.supports(route)) {
+    return {};
+  }
+  return Error{ErrorCode::kUnsupported,
+               fmt::format("{} is not run by the {} backend", route_name(route), backend.name()), "routes"};
+}
+
+}  // namespace
 
 Engine::Engine(std::unique_ptr<Backend> backend, std::vector<Route> routes, DeviceProfile profile)
     : backend_(std::move(backend)), routes_(std::move(routes)), profile_(std::move(profile)) {}
@@ -16,14 +30,24 @@ Result<Engine> Engine::create(const EngineOptions& options) {
   if (!backend.ok()) {
     return backend.error();
   }
+  return create(*std::move(backend), options);
+}
+
+Result<Engine> Engine::create(std::unique_ptr<Backend> backend, const EngineOptions& options) {
+  if (backend == nullptr) {
+    return Error{ErrorCode::kInvalidArgument, "is null", "backend"};
+  }
+  for (const Route route : options.routes) {
+    PKV_RETURN_IF_ERROR(check_route(*backend, route));
+  }
   DeviceProfile profile = options.profile;
-  profile.num_workers = (*backend)->num_workers();
+  profile.num_workers = backend->num_workers();
   PKV_RETURN_IF_ERROR(validate(profile));
   std::vector<Route> routes = options.routes;
   if (routes.empty()) {
     routes.assign(std::begin(kAllRoutes), std::end(kAllRoutes));
   }
-  return Engine(*std::move(backend), std::move(routes), std::move(profile));
+  return Engine(std::move(backend), std::move(routes), std::move(profile));
 }
 
 Result<Decision> Engine::decide(const BatchState& batch, DType kv_dtype) {
@@ -39,6 +63,7 @@ Result<Decision> Engine::decide(const BatchState& batch, DType kv_dtype) {
 
 Result<Decision> Engine::plan(const BatchState& batch, DType kv_dtype, const PlanOptions& options) {
   const std::int64_t begin_ns = now_ns();
+  PKV_RETURN_IF_ERROR(check_route(*backend_, options.route));
   PlanOptions sized = options;
   sized.num_workers = backend_->num_workers();
   Result<Plan> plan = make_plan(batch, sized);

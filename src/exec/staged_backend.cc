@@ -99,8 +99,7 @@ Result<RunTimes> StagedBackend::run(const Plan& plan, const RunArgs& args) {
   if (!times.ok()) {
     return times;
   }
-  PKV_RETURN_IF_ERROR(
-      out_.download(args.out.data, strided_bytes(args.out, args.batch.num_rows(), args.batch.shape())));
+  PKV_RETURN_IF_ERROR(out_.download(args.out.data, strided_bytes(args.out, args.batch.num_rows(), args.batch.shape())));
   PKV_RETURN_IF_ERROR(lse_.download(args.lse.data(), static_cast<std::int64_t>(args.lse.size_bytes())));
   return times;
 }

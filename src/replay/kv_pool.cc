@@ -1,4 +1,5 @@
 // One mapping for K and V; separate tensors start on a 2 MiB boundary each.
+// Not here: random values (random_data.h).
 #include "replay/kv_pool.h"
 
 #include <algorithm>
@@ -12,6 +13,24 @@ namespace {
 
 constexpr std::int64_t kHugePageBytes = std::int64_t{2} << 20;
 constexpr std::int64_t kCachesInPool = 8;
+// Large enough for full speed, small enough to answer Ctrl-C.
+constexpr std::int64_t kUploadBytes = std::int64_t{64} << 20;
+
+/// Elements of one tensor, with what lies between it and the next one.
+std::int64_t tensor_elements(const KvLayout& layout, DType dtype, std::int64_t num_pages) {
+  return round_up(num_pages * layout.k_strides.page, kHugePageBytes / dtype_bytes(dtype));
+}
+
+PagedKv view_at(const std::byte* base, const KvLayout& layout, DType dtype, std::int64_t num_pages) {
+  if (layout.v_offset != 0) {
+    return PagedKv::packed(base, dtype, layout, num_pages);
+  }
+  return {.k = base,
+          .v = base + tensor_elements(layout, dtype, num_pages) * dtype_bytes(dtype),
+          .dtype = dtype,
+          .layout = layout,
+          .num_pages = num_pages};
+}
 
 }  // namespace
 
@@ -21,26 +40,40 @@ std::int64_t KvPool::page_bytes(const KvLayout& layout, DType dtype) {
   return tensors * layout.k_strides.page * dtype_bytes(dtype);
 }
 
+std::int64_t KvPool::allocated_bytes(const KvLayout& layout, DType dtype, std::int64_t num_pages) {
+  const std::int64_t elements =
+      layout.v_offset == 0 ? 2 * tensor_elements(layout, dtype, num_pages) : num_pages * layout.k_strides.page;
+  return elements * dtype_bytes(dtype);
+}
+
 Result<KvPool> KvPool::make(const KvLayout& layout, DType dtype, std::int64_t num_pages, const Filling& filling) {
-  const std::int64_t element_bytes = dtype_bytes(dtype);
-  const bool separate = layout.v_offset == 0;
-  const std::int64_t tensor_elements = round_up(num_pages * layout.k_strides.page, kHugePageBytes / element_bytes);
-  const std::int64_t elements = separate ? 2 * tensor_elements : num_pages * layout.k_strides.page;
-  auto memory = AlignedBuffer::allocate(static_cast<std::size_t>(elements * element_bytes));
+  const std::int64_t bytes = allocated_bytes(layout, dtype, num_pages);
+  auto memory = AlignedBuffer::allocate(static_cast<std::size_t>(bytes));
   if (!memory.ok()) {
     return memory.error();
   }
   KvPool pool;
   pool.memory_ = std::move(*memory);
-  PKV_RETURN_IF_ERROR(filling.block.fill(pool.memory_.data(), elements, filling.crew, filling.cancelled));
-  const auto* base = pool.memory_.as<std::uint8_t>();
-  pool.view_ = separate ? PagedKv{.k = base,
-                                  .v = base + tensor_elements * element_bytes,
-                                  .dtype = dtype,
-                                  .layout = layout,
-                                  .num_pages = num_pages}
-                        : PagedKv::packed(base, dtype, layout, num_pages);
+  PKV_RETURN_IF_ERROR(
+      filling.block.fill(pool.memory_.data(), bytes / dtype_bytes(dtype), filling.crew, filling.cancelled));
+  pool.view_ = view_at(pool.memory_.as<std::byte>(), layout, dtype, num_pages);
   return pool;
+}
+
+Status KvPool::mirror(DeviceMemory& device, const std::function<bool()>& cancelled) {
+  const auto bytes = static_cast<std::int64_t>(memory_.size());
+  DeviceTensor copy(device);
+  PKV_RETURN_IF_ERROR(copy.grow(bytes));
+  for (std::int64_t begin = 0; begin < bytes; begin += kUploadBytes) {
+    if (cancelled()) {
+      return Error{ErrorCode::kCancelled, "stopped by the caller", "copying K and V to the device"};
+    }
+    PKV_RETURN_IF_ERROR(device.upload(copy.as<std::byte>() + begin, memory_.as<std::byte>() + begin,
+                                      std::min(kUploadBytes, bytes - begin)));
+  }
+  mirror_view_ = view_at(copy.as<std::byte>(), view_.layout, view_.dtype, view_.num_pages);
+  mirror_ = std::move(copy);
+  return {};
 }
 
 std::int64_t choose_pool_pages(std::int64_t trace_pages, std::int64_t page_bytes, std::int64_t cache_bytes,

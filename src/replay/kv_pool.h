@@ -1,13 +1,15 @@
-// KvPool: physical pages full of random K and V, and the rotation that keeps them out of the cache.
+// KvPool: physical pages full of random K and V, on a device too, and the rotation that keeps them out of the cache.
 // Not here: which pages a row holds (step_source.h).
 #pragma once
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "base/aligned_buffer.h"
+#include "exec/device_tensor.h"
 #include "persistentkv/layout.h"
 #include "persistentkv/result.h"
 #include "replay/random_data.h"
@@ -25,14 +27,28 @@ class KvPool {
   /// Allocates and fills every page. Errors: kResourceExhausted, kCancelled.
   static Result<KvPool> make(const KvLayout& layout, DType dtype, std::int64_t num_pages, const Filling& filling);
 
+  /// Copies every page to a device, in pieces between which `cancelled` is asked; run_view() is the copy from
+  /// then on. Errors: kResourceExhausted, those of upload(), kCancelled.
+  Status mirror(DeviceMemory& device, const std::function<bool()>& cancelled);
+
   /// Bytes of K and V of one page.
   static std::int64_t page_bytes(const KvLayout& layout, DType dtype);
 
+  /// Bytes that a pool allocates, in host memory and on a device alike: tensors begin at multiples of 2 MiB.
+  static std::int64_t allocated_bytes(const KvLayout& layout, DType dtype, std::int64_t num_pages);
+  /// What they are at most beyond num_pages * page_bytes().
+  static constexpr std::int64_t kPaddingBytes = std::int64_t{4} << 20;
+
+  /// Pages in host memory.
   [[nodiscard]] const PagedKv& view() const { return view_; }
+  /// The same pages where a backend reads them: on the device if there is a mirror.
+  [[nodiscard]] const PagedKv& run_view() const { return mirror_ ? mirror_view_ : view_; }
 
  private:
   AlignedBuffer memory_;
   PagedKv view_;
+  std::optional<DeviceTensor> mirror_;
+  PagedKv mirror_view_;
 };
 
 /// Pages of a pool for a trace of `trace_pages`: at least 8 times the last-level cache, so that a pass

@@ -1,4 +1,5 @@
 // Needs are added up and compared with the machine before anything is allocated.
+// Not here: what happens in a step (session.cc).
 #include "replay/measure.h"
 
 #include <fmt/format.h>
@@ -8,11 +9,14 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 
 #include "base/clock.h"
+#include "persistentkv/cuda.h"
 #include "replay/crew.h"
 #include "replay/kv_pool.h"
 #include "replay/memory.h"
+#include "replay/mlp_cublas.h"
 #include "replay/mlp_proxy.h"
 #include "replay/oracle.h"
 #include "replay/session.h"
@@ -22,22 +26,26 @@ namespace {
 
 // Below it a pass may find much of the last pass in the cache.
 constexpr std::int64_t kMinCachesInPool = 4;
+// A pool that is enlarged leaves this part of a device free: partial states and page ids of the backend.
+constexpr std::int64_t kWorkspaceShare = 16;
 
 /// Bytes of everything large that a run allocates.
 struct Needs {
   std::int64_t page_bytes = 0;
   std::int64_t pool_pages = 0;
+  /// Weights and activations, where the backend computes.
   std::int64_t mlp_bytes = 0;
-  /// Queries, outputs, the oracle, page ids: grows with rows.
-  std::int64_t step_bytes = 0;
-  /// Blocks of random values.
-  std::int64_t block_bytes = 0;
-  /// Of the machine: decides pool_pages.
+  /// Last-level cache of the machine or the device: decides pool_pages.
   std::int64_t cache_bytes = 0;
+};
 
-  [[nodiscard]] std::int64_t other_bytes() const {
-    return saturating_add(saturating_add(mlp_bytes, step_bytes), block_bytes);
-  }
+/// What one memory (of the host, of a device) must hold.
+struct Demand {
+  /// Beside the pool.
+  std::int64_t other_bytes = 0;
+  std::int64_t budget_bytes = 0;
+  /// The pool and what else counts, for the error.
+  std::string what;
 };
 
 Status check_dtype(DType dtype, const Capabilities& can, const Backend& backend, std::string_view what) {
@@ -51,33 +59,102 @@ Status check_dtype(DType dtype, const Capabilities& can, const Backend& backend,
                std::string(what)};
 }
 
-Status check_support(const RunOptions& options, const Backend& backend) {
+Status check_route(const RouteChoice& choice, Backend& backend) {
+  const std::string where = fmt::format("route {}", route_name(choice.route));
+  if (!backend.supports(choice.route)) {
+    return Error{ErrorCode::kUnsupported,
+                 fmt::format("is not run by the {} backend of this build; it needs the cuda backend, built with "
+                             "FlashInfer's headers: scripts/get-flashinfer",
+                             backend.name()),
+                 where};
+  }
+  if (choice.merge == MergeMode::kFused && backend.device_memory() == nullptr) {
+    return Error{ErrorCode::kUnsupported,
+                 fmt::format("fused merges are not run by the {} backend, only on a GPU; its merges are separate",
+                             backend.name()),
+                 where};
+  }
+  return {};
+}
+
+Status check_support(const RunOptions& options, Backend& backend) {
   const Capabilities can = backend.capabilities();
   PKV_RETURN_IF_ERROR(validate_shape_support(options.shape, can, backend.name()));
   PKV_RETURN_IF_ERROR(check_dtype(options.kv_dtype, can, backend, "kv dtype"));
+  for (const RouteChoice& choice : options.routes) {
+    PKV_RETURN_IF_ERROR(check_route(choice, backend));
+  }
   return check_dtype(options.query_dtype.value_or(options.kv_dtype), can, backend, "query dtype");
 }
 
-/// Pages and bytes that fit the budget, or the error that says what does not.
-Result<Needs> plan_memory(const RunOptions& options, const KvLayout& layout, const StepSource& source) {
+std::int64_t block_bytes(const RunOptions& options) {
+  const DType query_dtype = options.query_dtype.value_or(options.kv_dtype);
+  return RandomBlock::block_bytes(options.kv_dtype) +
+         (query_dtype == options.kv_dtype ? 0 : RandomBlock::block_bytes(query_dtype));
+}
+
+Demand host_demand(const RunOptions& options, const StepSource& source, const DeviceMemory* device) {
+  const StepBounds bounds = source.bounds();
+  const bool with_mlp = options.mlp && device == nullptr;
+  std::int64_t mlp_bytes = options.mlp ? cublas_mlp_host_bytes() : 0;
+  if (with_mlp) {
+    mlp_bytes = MlpLayer::needed_bytes(options.shape, *options.mlp, bounds.max_rows);
+  }
+  Demand demand;
+  demand.other_bytes = saturating_add(bounds.table_bytes, session_bytes(options, bounds, Crew::wanted_size()));
+  demand.other_bytes = saturating_add(demand.other_bytes, saturating_add(mlp_bytes, block_bytes(options)));
+  demand.budget_bytes = memory_budget_bytes(options.memory_limit_bytes);
+  demand.what = fmt::format("a pool of {} pages with queries, outputs{} of {} rows{}", source.num_physical_pages(),
+                            options.verify == VerifyMode::kOff ? "" : " and float64 oracle", bounds.max_rows,
+                            with_mlp ? " and the MLP proxy" : "");
+  return demand;
+}
+
+Demand device_demand(const RunOptions& options, const StepSource& source, const DeviceMemory& device) {
+  const std::int64_t max_rows = source.bounds().max_rows;
+  const std::int64_t mlp_bytes = options.mlp ? cublas_mlp_bytes(options.shape, *options.mlp, max_rows) : 0;
+  const std::int64_t available = device.available_bytes();
+  Demand demand;
+  demand.other_bytes =
+      saturating_add(saturating_add(StepTensors::device_bytes(options, max_rows), mlp_bytes), KvPool::kPaddingBytes);
+  demand.budget_bytes = std::min(available, options.memory_limit_bytes.value_or(available));
+  demand.what = fmt::format("a pool of {} pages with queries and outputs of {} rows{} on the device",
+                            source.num_physical_pages(), max_rows, options.mlp ? " and the MLP proxy" : "");
+  return demand;
+}
+
+/// Bytes that are left for a pool, or the error that says that the trace's own pages do not fit.
+Result<std::int64_t> pool_budget(const Demand& demand, std::int64_t trace_bytes) {
+  PKV_RETURN_IF_ERROR(check_memory(saturating_add(trace_bytes, demand.other_bytes), demand.budget_bytes, demand.what));
+  return demand.budget_bytes - demand.other_bytes;
+}
+
+/// Pages and bytes that fit the budgets, or the error that says what does not. `device` is null for a backend
+/// whose tensors lie in host memory.
+Result<Needs> plan_memory(const RunOptions& options, const KvLayout& layout, const StepSource& source,
+                          const DeviceMemory* device) {
   Needs needs;
   needs.page_bytes = KvPool::page_bytes(layout, options.kv_dtype);
-  const StepBounds bounds = source.bounds();
-  needs.mlp_bytes = options.mlp ? MlpLayer::needed_bytes(options.shape, *options.mlp, bounds.max_rows) : 0;
-  needs.step_bytes = saturating_add(bounds.table_bytes, session_bytes(options, bounds, Crew::wanted_size()));
-  const DType query_dtype = options.query_dtype.value_or(options.kv_dtype);
-  needs.block_bytes = RandomBlock::block_bytes(options.kv_dtype) +
-                      (query_dtype == options.kv_dtype ? 0 : RandomBlock::block_bytes(query_dtype));
-  const std::int64_t budget = memory_budget_bytes(options.memory_limit_bytes);
   const std::int64_t trace_bytes = saturating_mul(source.num_physical_pages(), needs.page_bytes);
-  PKV_RETURN_IF_ERROR(
-      check_memory(saturating_add(trace_bytes, needs.other_bytes()), budget,
-                   fmt::format("a pool of {} pages with queries, outputs{} of {} rows{}", source.num_physical_pages(),
-                               options.verify == VerifyMode::kOff ? "" : " and float64 oracle", bounds.max_rows,
-                               options.mlp ? " and the MLP proxy" : "")));
-  needs.cache_bytes = machine_cache_bytes();
-  needs.pool_pages =
-      choose_pool_pages(source.num_physical_pages(), needs.page_bytes, needs.cache_bytes, budget - needs.other_bytes());
+  const std::int64_t max_rows = source.bounds().max_rows;
+  const auto on_host = pool_budget(host_demand(options, source, device), trace_bytes);
+  if (!on_host.ok()) {
+    return on_host.error();
+  }
+  std::int64_t budget = *on_host;
+  if (device == nullptr) {
+    needs.cache_bytes = machine_cache_bytes();
+    needs.mlp_bytes = options.mlp ? MlpLayer::needed_bytes(options.shape, *options.mlp, max_rows) : 0;
+  } else {
+    const auto on_device = pool_budget(device_demand(options, source, *device), trace_bytes);
+    if (!on_device.ok()) {
+      return on_device.error();
+    }
+    budget = std::min(budget, *on_device - *on_device / kWorkspaceShare);
+    needs.cache_bytes = device->cache_bytes();
+    needs.mlp_bytes = options.mlp ? cublas_mlp_bytes(options.shape, *options.mlp, max_rows) : 0;
+  }
+  needs.pool_pages = choose_pool_pages(source.num_physical_pages(), needs.page_bytes, needs.cache_bytes, budget);
   return needs;
 }
 
@@ -89,35 +166,48 @@ PageRotation choose_rotation(const StepSource& source, std::int64_t pool_pages) 
   return PageRotation::spread(pool_pages);
 }
 
-/// Everything that a session works with. Made in the order that affinity asks for: the crew before the
-/// backend pins this thread.
+/// Everything that a session works with. Made in the order that affinity asks for: the crew before the CPU
+/// backend pins this thread, and what is planned from the CPUs this thread may use before that, too.
 class Workshop {
  public:
-  Workshop(const RunOptions& options, Needs needs) : options_(options), needs_(needs) {}
+  explicit Workshop(const RunOptions& options) : options_(options) {}
+
+  /// Takes or makes the backend unless it is the CPU's. Errors: those of CudaBackend::create.
+  Status choose_backend(Backend* callers_backend) {
+    backend_ = callers_backend;
+    if (backend_ != nullptr || options_.backend == BackendKind::kCpu) {
+      return {};
+    }
+    auto made = CudaBackend::create(options_.cuda);
+    if (!made.ok()) {
+      return made.error();
+    }
+    own_backend_ = *std::move(made);
+    backend_ = own_backend_.get();
+    return {};
+  }
+
+  /// Null if tensors lie in host memory.
+  [[nodiscard]] DeviceMemory* device() { return backend_ == nullptr ? nullptr : backend_->device_memory(); }
 
   /// Errors: kUnsupported, kResourceExhausted, those of make_cpu_backend.
   /// kCancelled; describe() may be called after that one.
-  Status open(const KvLayout& layout, Backend* callers_backend, const StepSource& source, const RunObserver& observer) {
+  Status open(const KvLayout& layout, const Needs& needs, const StepSource& source, const RunObserver& observer) {
+    needs_ = needs;
     auto crew = Crew::make();
     if (!crew.ok()) {
       return crew.error();
     }
     crew_ = std::move(*crew);
-    PKV_RETURN_IF_ERROR(choose_backend(callers_backend));
+    PKV_RETURN_IF_ERROR(make_cpu());
     PKV_RETURN_IF_ERROR(check_support(options_, *backend_));
+    PKV_RETURN_IF_ERROR(open_mlp(source.bounds().max_rows));
     const DType query_dtype = options_.query_dtype.value_or(options_.kv_dtype);
     kv_block_.emplace(options_.kv_dtype, options_.data_seed);
     if (query_dtype != options_.kv_dtype) {
       query_block_.emplace(query_dtype, options_.data_seed);
     }
-    const std::function<bool()> cancelled = [&] { return observer.cancelled(); };
-    auto pool = KvPool::make(layout, options_.kv_dtype, needs_.pool_pages,
-                             {.block = *kv_block_, .crew = *crew_, .cancelled = cancelled});
-    if (!pool.ok()) {
-      return pool.error();
-    }
-    pool_.emplace(std::move(*pool));
-    return open_mlp(source.bounds().max_rows);
+    return open_pool(layout, observer);
   }
 
   void describe(RunRecords& records) const {
@@ -126,6 +216,7 @@ class Workshop {
     records.memory_bytes = pool_bytes + needs_.mlp_bytes;
     records.backend = backend_->describe();
     records.num_workers = backend_->num_workers();
+    records.worker_kind = backend_->device_memory() == nullptr ? WorkerKind::kThread : WorkerKind::kSm;
     const double factor = Tolerance::logit_factor(options_.shape);
     if (options_.verify != VerifyMode::kOff && factor > 1.0) {
       records.notes.push_back(fmt::format(
@@ -153,8 +244,7 @@ class Workshop {
   }
 
  private:
-  Status choose_backend(Backend* callers_backend) {
-    backend_ = callers_backend;
+  Status make_cpu() {
     if (backend_ != nullptr) {
       return {};
     }
@@ -167,12 +257,33 @@ class Workshop {
     return {};
   }
 
+  Status open_pool(const KvLayout& layout, const RunObserver& observer) {
+    const std::function<bool()> cancelled = [&] { return observer.cancelled(); };
+    auto pool = KvPool::make(layout, options_.kv_dtype, needs_.pool_pages,
+                             {.block = *kv_block_, .crew = *crew_, .cancelled = cancelled});
+    if (!pool.ok()) {
+      return pool.error();
+    }
+    pool_.emplace(std::move(*pool));
+    return device() == nullptr ? Status{} : pool_->mirror(*device(), cancelled);
+  }
+
+  Result<std::unique_ptr<MlpLayer>> make_mlp(const MlpLayer::Setting& setting) {
+    if (device() == nullptr) {
+      return MlpLayer::make(options_.shape, *options_.mlp, setting, *crew_);
+    }
+    if (auto* cuda = dynamic_cast<CudaBackend*>(backend_)) {
+      return make_cublas_mlp(options_.shape, *options_.mlp, setting, *cuda);
+    }
+    return Error{ErrorCode::kUnsupported,
+                 fmt::format("there is no proxy for the {} backend, only for cpu and cuda", backend_->name()), "mlp"};
+  }
+
   Status open_mlp(std::int64_t max_rows) {
     if (!options_.mlp) {
       return {};
     }
-    auto made =
-        MlpLayer::make(options_.shape, *options_.mlp, {.max_rows = max_rows, .seed = options_.data_seed}, *crew_);
+    auto made = make_mlp({.max_rows = max_rows, .seed = options_.data_seed});
     if (!made.ok()) {
       return made.error();
     }
@@ -197,13 +308,14 @@ Result<RunRecords> execute_on(const RunOptions& options, StepSource& source, Bac
   if (!layout.ok()) {
     return layout.error();
   }
-  const auto needs = plan_memory(options, *layout, source);
+  Workshop workshop(options);
+  PKV_RETURN_IF_ERROR(workshop.choose_backend(callers_backend));
+  const auto needs = plan_memory(options, *layout, source, workshop.device());
   if (!needs.ok()) {
     return needs.error();
   }
   observer.on_progress({.phase = RunPhase::kPreparing, .done = 0, .total = source.max_steps(), .num_rows = 0});
-  Workshop workshop(options, *needs);
-  const Status opened = workshop.open(*layout, callers_backend, source, observer);
+  const Status opened = workshop.open(*layout, *needs, source, observer);
   records.interrupted = !opened.ok() && opened.error().code == ErrorCode::kCancelled;
   if (!opened.ok() && !records.interrupted) {
     return opened.error();
@@ -279,8 +391,11 @@ RunRecords begin_records(const RunOptions& options, std::int32_t page_size, cons
   records.query_dtype = options.query_dtype.value_or(options.kv_dtype);
   records.physical_pages = source.num_physical_pages();
   for (const RouteChoice& choice : options.routes) {
-    records.routes.push_back(
-        {.name = std::string(route_name(choice.route)), .splits = choice.splits, .steps = {}, .errors = {}});
+    records.routes.push_back({.name = std::string(route_name(choice.route)),
+                              .splits = choice.splits,
+                              .merge = choice.merge,
+                              .steps = {},
+                              .errors = {}});
   }
   const auto baseline = std::find_if(options.routes.begin(), options.routes.end(),
                                      [&](const RouteChoice& choice) { return choice.route == options.baseline; });
@@ -296,6 +411,7 @@ Result<RunRecords> plan_steps(const RunOptions& options, StepSource& source, std
   }
   records.mode = RunMode::kPlanOnly;
   records.num_workers = num_workers;
+  records.worker_kind = WorkerKind::kUnknown;
   std::vector<RoutePlanner> planners;
   for (const RouteChoice& choice : options.routes) {
     planners.emplace_back(choice, num_workers);

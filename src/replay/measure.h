@@ -17,7 +17,7 @@ RunRecords begin_records(const RunOptions& options, std::int32_t page_size, cons
 Result<RunRecords> plan_steps(const RunOptions& options, StepSource& source, std::int32_t num_workers,
                               RunObserver& observer, RunRecords records);
 
-/// Makes the backend of options.cpu and executes on it.
+/// Makes the backend that the options name and executes on it.
 Result<RunRecords> execute_steps(const RunOptions& options, StepSource& source, RunObserver& observer,
                                  RunRecords records);
 /// Executes on a backend of the caller's.

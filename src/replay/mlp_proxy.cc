@@ -1,10 +1,9 @@
 // Seven oneDNN matmuls with weights in the layout that oneDNN chose for a typical batch.
+// Not here: the same on a GPU (mlp_cublas.cc).
 #include "replay/mlp_proxy.h"
 
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <array>
 #include <chrono>
 #include <map>
 #include <oneapi/dnnl/dnnl.hpp>
@@ -13,6 +12,7 @@
 #include "base/aligned_buffer.h"
 #include "base/clock.h"
 #include "replay/memory.h"
+#include "replay/mlp_sizes.h"
 #include "replay/random_data.h"
 
 namespace pkv {
@@ -21,14 +21,6 @@ namespace {
 using dnnl::matmul;
 using dnnl::memory;
 
-struct GemmSize {
-  std::int64_t in = 0;
-  std::int64_t out = 0;
-};
-
-constexpr std::size_t kNumGemms = 7;
-using GemmSizes = std::array<GemmSize, kNumGemms>;
-
 // Weights are laid out for this batch; other row counts use the same layout.
 constexpr std::int64_t kTypicalRows = 8;
 // libgomp's threads spin for about a millisecond after a parallel region and would disturb the
@@ -36,28 +28,6 @@ constexpr std::int64_t kTypicalRows = 8;
 constexpr auto kSpinDown = std::chrono::milliseconds(3);
 // Row counts whose primitives are kept: a trace near its max_active has few at a time.
 constexpr std::size_t kKeptRowCounts = 16;
-
-GemmSizes layer_gemms(const AttentionShape& shape, const MlpProxy& sizes) {
-  const std::int64_t q_width = std::int64_t{shape.num_q_heads} * shape.head_dim;
-  const std::int64_t kv_width = std::int64_t{shape.num_kv_heads} * shape.head_dim;
-  const std::int64_t hidden = sizes.hidden;
-  const std::int64_t inner = sizes.intermediate;
-  return {{{hidden, q_width},
-           {hidden, kv_width},
-           {hidden, kv_width},
-           {q_width, hidden},
-           {hidden, inner},
-           {hidden, inner},
-           {inner, hidden}}};
-}
-
-std::int64_t largest_in(const GemmSizes& sizes) {
-  return std::max_element(sizes.begin(), sizes.end(), [](auto& a, auto& b) { return a.in < b.in; })->in;
-}
-
-std::int64_t largest_out(const GemmSizes& sizes) {
-  return std::max_element(sizes.begin(), sizes.end(), [](auto& a, auto& b) { return a.out < b.out; })->out;
-}
 
 bool has_bf16_kernels() {
   const auto isa = dnnl::get_effective_cpu_isa();
@@ -199,13 +169,8 @@ class OneDnnLayer final : public MlpLayer {
 
 std::int64_t MlpLayer::needed_bytes(const AttentionShape& shape, const MlpProxy& sizes, std::int64_t max_rows) {
   const GemmSizes gemms = layer_gemms(shape, sizes);
-  std::int64_t elements = saturating_mul(max_rows, largest_in(gemms) + largest_out(gemms));
-  std::int64_t largest = 0;
-  for (const GemmSize& size : gemms) {
-    elements = saturating_add(elements, saturating_mul(size.in, size.out));
-    largest = std::max(largest, saturating_mul(size.in, size.out));
-  }
-  return saturating_mul(saturating_add(elements, largest), has_bf16_kernels() ? 2 : 4);
+  return saturating_mul(saturating_add(layer_elements(gemms, max_rows), largest_weight(gemms)),
+                        has_bf16_kernels() ? 2 : 4);
 }
 
 Result<std::unique_ptr<MlpLayer>> MlpLayer::make(const AttentionShape& shape, const MlpProxy& sizes,

@@ -1,4 +1,5 @@
-// Validation of what replay and run have in common, and names of verify modes.
+// Validation of what replay and run have in common, and names of modes and backends.
+// Not here: what depends on a trace or a backend (measure.cc).
 #include "replay/options.h"
 
 #include <fmt/format.h>
@@ -15,6 +16,28 @@ Error invalid(std::string message, std::string where) {
   return {ErrorCode::kInvalidArgument, std::move(message), std::move(where)};
 }
 
+Status validate_external(const RouteChoice& choice, const std::string& where) {
+  if (choice.splits || choice.kv_heads_per_task || choice.merge == MergeMode::kFused) {
+    return invalid("plans itself: it takes no splits, heads a task or merge mode", where);
+  }
+  return {};
+}
+
+Status validate_merge(const RouteChoice& choice, const std::string& where) {
+  if (choice.merge == MergeMode::kSeparate) {
+    return {};
+  }
+  if (choice.route == Route::kRow) {
+    return invalid("merge is fused, must be separate: only other routes split rows", where);
+  }
+  if (choice.kv_heads_per_task.value_or(choice.route == Route::kPages ? 0 : 1) != 1) {
+    const std::string heads =
+        choice.kv_heads_per_task ? fmt::format("{} KV heads", *choice.kv_heads_per_task) : std::string("all KV heads");
+    return invalid(fmt::format("merge is fused, which takes 1 KV head a task, not {}", heads), where);
+  }
+  return {};
+}
+
 Status validate_routes(const std::vector<RouteChoice>& routes) {
   if (routes.empty()) {
     return invalid("at least one route is needed", "routes");
@@ -27,6 +50,8 @@ Status validate_routes(const std::vector<RouteChoice>& routes) {
     if (routes[i].route == Route::kRow && routes[i].splits.value_or(1) != 1) {
       return invalid(fmt::format("splits is {}, must be 1: only other routes split rows", *routes[i].splits), where);
     }
+    PKV_RETURN_IF_ERROR(is_external(routes[i].route) ? validate_external(routes[i], where)
+                                                     : validate_merge(routes[i], where));
     if (std::find(routes.begin(), routes.begin() + static_cast<std::ptrdiff_t>(i), routes[i]) !=
         routes.begin() + static_cast<std::ptrdiff_t>(i)) {
       return invalid("the same route with the same splits is named twice", where);
@@ -46,6 +71,17 @@ Status validate_mlp(const MlpProxy& mlp) {
 }
 
 }  // namespace
+
+std::string_view backend_kind_name(BackendKind kind) { return kind == BackendKind::kCuda ? "cuda" : "cpu"; }
+
+Result<BackendKind> parse_backend_kind(std::string_view name) {
+  for (const BackendKind kind : {BackendKind::kCpu, BackendKind::kCuda}) {
+    if (name == backend_kind_name(kind)) {
+      return kind;
+    }
+  }
+  return invalid(fmt::format("unknown backend '{}', must be one of cpu, cuda", name), "backend");
+}
 
 Result<VerifyMode> parse_verify_mode(std::string_view name) {
   for (const VerifyMode mode : {VerifyMode::kOff, VerifyMode::kSample, VerifyMode::kEvery}) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "persistentkv/cpu.h"
+#include "persistentkv/cuda.h"
 #include "persistentkv/dtype.h"
 #include "persistentkv/layout.h"
 #include "persistentkv/plan.h"
@@ -16,13 +17,23 @@
 
 namespace pkv {
 
-/// A route to measure; the same route may appear with several splits.
+/// Which backend a run makes for itself.
+enum class BackendKind : std::uint8_t { kCpu, kCuda };
+
+/// "cpu", "cuda".
+std::string_view backend_kind_name(BackendKind kind);
+/// Errors: kInvalidArgument that lists the names.
+Result<BackendKind> parse_backend_kind(std::string_view name);
+
+/// A route to measure; the same route may appear with several splits. External routes take nothing else.
 struct RouteChoice {
   Route route = Route::kRow;
   /// The route chooses from the number of workers when not set.
   std::optional<std::int32_t> splits;
   /// KV heads a task; the route chooses when not set.
   std::optional<std::int32_t> kv_heads_per_task = std::nullopt;
+  /// kFused is for routes that split rows, with one KV head a task, on backends with device memory.
+  MergeMode merge = MergeMode::kSeparate;
 
   friend bool operator==(const RouteChoice&, const RouteChoice&) = default;
 };
@@ -49,7 +60,8 @@ struct RunOptions {
   KvOrder order = KvOrder::kHND;
   KvPacking packing = KvPacking::kSeparate;
   DType kv_dtype = DType::kF16;
-  /// As kv_dtype when not set. Outputs are always FP32, so that errors are the kernel's own.
+  /// As kv_dtype when not set. Outputs are FP32 where tensors lie in host memory, so that errors are the
+  /// kernel's own; on a device they have the type of the queries, as in serving.
   std::optional<DType> query_dtype;
   /// In the order of the report. At least one.
   std::vector<RouteChoice> routes;
@@ -61,10 +73,14 @@ struct RunOptions {
   VerifyMode verify = VerifyMode::kSample;
   std::int32_t sample_stride = 16;
   std::optional<MlpProxy> mlp;
+  BackendKind backend = BackendKind::kCpu;
+  /// Of the backend that is made; the other one's options are not used.
   CpuOptions cpu;
+  CudaOptions cuda;
   /// Seeds K, V, queries, sinks and weights.
   std::uint64_t data_seed = 1;
-  /// Bytes that may be allocated; what the system has available when not set or when that is less.
+  /// Bytes that may be allocated, in host memory and on the device each; what is available there when not
+  /// set or when that is less.
   std::optional<std::int64_t> memory_limit_bytes;
 };
 

@@ -7,6 +7,7 @@
 #include <limits>
 #include <numeric>
 
+#include "base/half.h"
 #include "persistentkv/reference.h"
 #include "replay/memory.h"
 
@@ -98,13 +99,16 @@ std::int64_t oracle_bytes(const AttentionShape& shape, std::int64_t num_rows, st
   return saturating_mul(saturating_add(outputs, saturating_mul(num_threads, scratch)), kBytes);
 }
 
-Comparison compare_outputs(std::span<const float> actual, std::span<const double> expected, const AttentionShape& shape,
+Comparison compare_outputs(const StoredOutputs& actual, std::span<const double> expected, const AttentionShape& shape,
                            const Tolerance& tolerance) {
   Comparison result;
   result.num_values = static_cast<std::int64_t>(expected.size());
   std::size_t worst_idx = 0;
+  const auto value_at = [&](std::size_t i) {
+    return load_element(actual.data, actual.dtype, static_cast<std::int64_t>(i));
+  };
   for (std::size_t i = 0; i < expected.size(); ++i) {
-    const double error = output_error(actual[i], expected[i], DType::kF32);
+    const double error = output_error(value_at(i), expected[i], actual.dtype);
     result.sum_abs += error;
     if (error > result.max_abs) {
       result.max_abs = error;
@@ -124,7 +128,7 @@ Comparison compare_outputs(std::span<const float> actual, std::span<const double
                           .row = static_cast<std::int32_t>(worst_idx / dim / heads),
                           .q_head = static_cast<std::int32_t>(worst_idx / dim % heads),
                           .element = static_cast<std::int32_t>(worst_idx % dim),
-                          .actual = actual[worst_idx],
+                          .actual = value_at(worst_idx),
                           .expected = expected[worst_idx],
                           .limit = max_holds ? tolerance.mean_abs : tolerance.max_abs};
   return result;

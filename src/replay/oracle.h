@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "persistentkv/backend.h"
@@ -55,9 +56,15 @@ struct Comparison {
   std::optional<Mismatch> worst;
 };
 
-/// Outputs [num_rows][num_q_heads][head_dim] against the oracle's. Of the mismatch the place and the
-/// values are filled in; step and route are the caller's.
-Comparison compare_outputs(std::span<const float> actual, std::span<const double> expected, const AttentionShape& shape,
+/// Dense outputs [num_rows][num_q_heads][head_dim] in host memory, as a backend wrote them.
+struct StoredOutputs {
+  const void* data = nullptr;
+  DType dtype = DType::kF32;
+};
+
+/// Outputs, as many as are expected, against the oracle's; errors are those of output_error. Of the mismatch
+/// the place and the values are filled in; step and route are the caller's.
+Comparison compare_outputs(const StoredOutputs& actual, std::span<const double> expected, const AttentionShape& shape,
                            const Tolerance& tolerance);
 
 }  // namespace pkv

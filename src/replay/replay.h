@@ -34,23 +34,27 @@ struct ReplayOptions {
 ///   data seed, so that no route always follows the same one; the read probe is one more participant, so that its
 ///   figure comes from the same minutes.
 /// - plan_ns: validation of the batch and planning. device (run.total_ns): the backend's own clock.
-///   wall_ns: plan, workspace and execution by the wall clock.
+///   wall_ns: plan, workspace and execution by the wall clock. Queries lie where the backend reads them before
+///   a clock starts.
 /// - K and V are random (normal, unit variance) in every physical page. Each execution adds another
 ///   shift to all page ids, modulo the pool's pages, made outside the timed part; the pool has at least
 ///   8 times the last-level cache (larger than the trace needs where necessary), so that what a pass
-///   reads was last read several caches ago.
+///   reads was last read several caches ago. On a device the pool is a copy of the one in host memory, which
+///   the oracle reads, and the cache is the device's.
 /// - Verified steps run once more, untimed, and are compared with the float64 oracle: max |error| < 2e-3
 ///   and mean |error| < 3e-4 for 16-bit K,V or queries, 1e-5 for fp32; wider, with a note, where a softmax
-///   scale makes logits large (Tolerance in oracle.h).
+///   scale makes logits large (Tolerance in oracle.h). Half a unit in the last place of a 16-bit output is not
+///   counted.
 ///
 /// Errors before anything is executed are returned: kInvalidArgument (options), kUnsupported (the backend
-/// lacks the shape), kResourceExhausted (memory needed and available, before any allocation). Errors in
+/// lacks the shape, a route or, in this build, exists not), kResourceExhausted (memory needed and available,
+/// in the host or on the device, before any allocation). Errors in
 /// the middle, failed verification among them, are in RunRecords::error beside what was measured until
 /// then; cancellation likewise sets RunRecords::interrupted.
 Result<RunRecords> replay(const Trace& trace, const ReplayOptions& options, RunObserver& observer);
 
-/// The same on a backend of the caller's; run.cpu is not used and the read probe is measured only on
-/// backends that have one. Not with plan_only_workers.
+/// The same on a backend of the caller's; run.backend, cpu and cuda are not used and the read probe is measured
+/// only on backends that have one. Not with plan_only_workers.
 Result<RunRecords> replay(const Trace& trace, const ReplayOptions& options, Backend& backend, RunObserver& observer);
 
 }  // namespace pkv

@@ -1,4 +1,5 @@
 // The loop over steps, and what each participant does in one.
+// Not here: tensors of a step (step_tensors.h).
 #include "replay/session.h"
 
 #include <fmt/format.h>
@@ -10,22 +11,11 @@
 
 #include "base/clock.h"
 #include "base/random.h"
-#include "exec/cpu/cpu_backend.h"
 #include "replay/memory.h"
 #include "replay/oracle.h"
 
 namespace pkv {
 namespace {
-
-std::vector<float> random_sinks(const RunOptions& options) {
-  std::vector<float> sinks;
-  if (options.shape.sinks == Sinks::kPerQueryHead) {
-    SplitMix64 random(options.data_seed + 1);
-    sinks.resize(static_cast<std::size_t>(options.shape.num_q_heads));
-    std::generate(sinks.begin(), sinks.end(), [&] { return random.normal(); });
-  }
-  return sinks;
-}
 
 /// What cannot be counted before it is planned (tasks, a trace's queue) may still not fit.
 template <typename Steps>
@@ -43,6 +33,7 @@ RoutePlanner::RoutePlanner(const RouteChoice& choice, std::int32_t num_workers) 
   options_.route = choice.route;
   options_.splits = choice.splits;
   options_.kv_heads_per_task = choice.kv_heads_per_task;
+  options_.merge = choice.merge;
   options_.num_workers = num_workers;
 }
 
@@ -103,13 +94,13 @@ void draw_order(std::uint64_t seed, std::int64_t measured_idx, std::span<std::si
 Session::Session(const SessionParts& parts, RunRecords& records)
     : parts_(parts),
       records_(records),
-      has_probe_(dynamic_cast<CpuBackend*>(&parts.backend) != nullptr),
-      sinks_(random_sinks(parts.options)) {
+      probe_(find_read_probe(parts.backend)),
+      tensors_(parts.options, parts.query_block, parts.backend.device_memory()) {
   for (const RouteChoice& choice : parts.options.routes) {
     planners_.emplace_back(choice, parts.backend.num_workers());
   }
   step_records_.resize(planners_.size());
-  order_.resize(planners_.size() + (has_probe_ ? 1 : 0));
+  order_.resize(planners_.size() + (probe_ ? 1 : 0));
   std::iota(order_.begin(), order_.end(), std::size_t{0});
 }
 
@@ -134,7 +125,7 @@ Status Session::run_steps(StepSource& source) {
     if (!*more) {
       return {};
     }
-    prepare(rows);
+    PKV_RETURN_IF_ERROR(prepare(rows));
     if (measured_ == 0) {
       PKV_RETURN_IF_ERROR(warm_up(rows));
     }
@@ -148,13 +139,15 @@ Status Session::run_steps(StepSource& source) {
   return cancelled;
 }
 
-void Session::prepare(const StepRows& rows) {
-  const AttentionShape& shape = parts_.options.shape;
-  const auto elements = static_cast<std::int64_t>(rows.seq_lens.size()) * shape.num_q_heads * shape.head_dim;
-  const DType dtype = parts_.query_block.dtype();
-  out_.resize(static_cast<std::size_t>(elements));
-  queries_.resize(static_cast<std::size_t>(elements * dtype_bytes(dtype)));
-  parts_.query_block.fill(queries_.data(), elements, static_cast<std::uint64_t>(rows.step_idx) + 1);
+Status Session::prepare(const StepRows& rows) {
+  return tensors_.prepare(static_cast<std::int64_t>(rows.seq_lens.size()),
+                          static_cast<std::uint64_t>(rows.step_idx) + 1);
+}
+
+Result<BatchState> Session::shifted_batch(const StepRows& rows) {
+  const PagedKv& kv = parts_.pool.run_view();
+  parts_.rotation.next(rows.kv_indices, shifted_ids_);
+  return make_batch(rows, shifted_ids_, parts_.options.shape, kv.layout.page_size, kv.num_pages);
 }
 
 Status Session::warm_up(const StepRows& rows) {
@@ -184,7 +177,7 @@ Status Session::execute_all(const StepRows& rows) {
 
 Status Session::execute_route(const StepRows& rows, std::size_t route_idx) {
   const RunOptions& options = parts_.options;
-  const PagedKv& kv = parts_.pool.view();
+  const PagedKv& kv = parts_.pool.run_view();
   parts_.rotation.next(rows.kv_indices, shifted_ids_);
   const std::int64_t begin_ns = now_ns();
   const auto batch = make_batch(rows, shifted_ids_, options.shape, kv.layout.page_size, kv.num_pages);
@@ -208,17 +201,15 @@ Status Session::execute_route(const StepRows& rows, std::size_t route_idx) {
 }
 
 Status Session::execute_probe(const StepRows& rows) {
-  const PagedKv& kv = parts_.pool.view();
-  parts_.rotation.next(rows.kv_indices, shifted_ids_);
-  const auto batch = make_batch(rows, shifted_ids_, parts_.options.shape, kv.layout.page_size, kv.num_pages);
+  const auto batch = shifted_batch(rows);
   if (!batch.ok()) {
     return batch.error();
   }
-  const auto probe = dynamic_cast<CpuBackend&>(parts_.backend).paged_read_probe(*batch, kv);
+  const auto probe = probe_(*batch, parts_.pool.run_view());
   if (!probe.ok()) {
     return probe.error();
   }
-  step_probe_ = {.bytes = probe->bytes, .elapsed_ns = probe->ns};
+  step_probe_ = {.bytes = probe->bytes, .elapsed_ns = probe->elapsed_ns};
   return {};
 }
 
@@ -238,7 +229,7 @@ void Session::keep_step() {
   for (std::size_t i = 0; i < planners_.size(); ++i) {
     records_.routes[i].steps.push_back(step_records_[i]);
   }
-  if (has_probe_) {
+  if (probe_) {
     records_.probe.push_back(step_probe_);
   }
   if (parts_.mlp != nullptr) {
@@ -257,35 +248,43 @@ bool Session::verifies(std::int64_t measured_idx) const {
 }
 
 Status Session::verify(const StepRows& rows) {
-  const PagedKv& kv = parts_.pool.view();
-  parts_.rotation.next(rows.kv_indices, shifted_ids_);
-  const auto batch = make_batch(rows, shifted_ids_, parts_.options.shape, kv.layout.page_size, kv.num_pages);
+  const auto batch = shifted_batch(rows);
   if (!batch.ok()) {
     return batch.error();
   }
-  const RunArgs args = run_args(*batch);
+  RunArgs args = tensors_.oracle_args(*batch);
+  args.kv = parts_.pool.view();
   const auto expected = oracle_outputs(args, parts_.crew, [&] { return parts_.observer.cancelled(); });
   if (!expected.ok()) {
     return expected.error();
   }
   for (std::size_t i = 0; i < planners_.size(); ++i) {
-    PKV_RETURN_IF_ERROR(verify_route(args, *expected, i, rows.step_idx));
+    PKV_RETURN_IF_ERROR(verify_route(*batch, *expected, i, rows.step_idx));
   }
   return {};
 }
 
-Status Session::verify_route(const RunArgs& args, std::span<const double> expected, std::size_t route_idx,
+Status Session::verify_route(const BatchState& batch, std::span<const double> expected, std::size_t route_idx,
                              std::int64_t step_idx) {
-  // Outputs that a route forgets to write must not keep another route's values.
-  std::fill(out_.begin(), out_.end(), std::numeric_limits<float>::quiet_NaN());
-  PKV_RETURN_IF_ERROR(parts_.backend.reserve(planners_[route_idx].current()));
-  const Result<RunTimes> times = parts_.backend.run(planners_[route_idx].current(), args);
+  const Plan& plan = planners_[route_idx].current();
+  const RunArgs args = run_args(batch);
+  PKV_RETURN_IF_ERROR(tensors_.poison_outputs());
+  PKV_RETURN_IF_ERROR(parts_.backend.reserve(plan));
+  const Result<RunTimes> times = parts_.backend.run(plan, args);
   if (!times.ok()) {
     return times.error();
   }
-  RouteRecords& route = records_.routes[route_idx];
+  const auto outputs = tensors_.fetch_outputs();
+  if (!outputs.ok()) {
+    return outputs.error();
+  }
   const AttentionShape& shape = parts_.options.shape;
-  Comparison found = compare_outputs(out_, expected, shape, Tolerance::of(args.kv.dtype, args.q.dtype, shape));
+  return keep_comparison(compare_outputs(*outputs, expected, shape, Tolerance::of(args.kv.dtype, args.q.dtype, shape)),
+                         route_idx, step_idx);
+}
+
+Status Session::keep_comparison(Comparison found, std::size_t route_idx, std::int64_t step_idx) {
+  RouteRecords& route = records_.routes[route_idx];
   ErrorStats stats = route.errors.value_or(ErrorStats{});
   stats.num_steps += 1;
   stats.num_values += found.num_values;
@@ -310,13 +309,8 @@ Status Session::fail_verification(Mismatch mismatch) {
 }
 
 RunArgs Session::run_args(const BatchState& batch) {
-  const AttentionShape& shape = parts_.options.shape;
-  RunArgs args;
-  args.batch = batch;
-  args.q = dense_queries(queries_.data(), parts_.query_block.dtype(), shape);
-  args.kv = parts_.pool.view();
-  args.out = dense_outputs(out_.data(), DType::kF32, shape);
-  args.sinks = sinks_;
+  RunArgs args = tensors_.run_args(batch);
+  args.kv = parts_.pool.run_view();
   return args;
 }
 

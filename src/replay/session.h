@@ -14,7 +14,9 @@
 #include "replay/observer.h"
 #include "replay/options.h"
 #include "replay/random_data.h"
+#include "replay/read_probe.h"
 #include "replay/step_source.h"
+#include "replay/step_tensors.h"
 #include "report/records.h"
 
 namespace pkv {
@@ -38,8 +40,8 @@ class RoutePlanner {
 Result<BatchState> make_batch(const StepRows& rows, std::span<const std::int32_t> page_ids, const AttentionShape& shape,
                               std::int32_t page_size, std::int64_t num_pages);
 
-/// Bytes that a session allocates for the largest step: queries, outputs, page ids of a step before and
-/// after the shift, and what verification needs. Plans and the backend's workspace are not in it.
+/// Bytes of host memory that a session allocates for the largest step: queries, outputs, page ids of a step
+/// before and after the shift, and what verification needs. Plans and the backend's workspace are not in it.
 std::int64_t session_bytes(const RunOptions& options, const StepBounds& bounds, std::int64_t num_threads);
 
 /// The order in which participants take their turns in one step, as a permutation of [0, order.size()):
@@ -69,7 +71,7 @@ class Session {
 
  private:
   Status run_steps(StepSource& source);
-  void prepare(const StepRows& rows);
+  Status prepare(const StepRows& rows);
   Status warm_up(const StepRows& rows);
   Status measure(const StepRows& rows);
   /// Every participant once, in the order of order_.
@@ -78,24 +80,25 @@ class Session {
   Status execute_probe(const StepRows& rows);
   Status execute_mlp(const StepRows& rows);
   Status verify(const StepRows& rows);
-  Status verify_route(const RunArgs& args, std::span<const double> expected, std::size_t route_idx,
+  Status verify_route(const BatchState& batch, std::span<const double> expected, std::size_t route_idx,
                       std::int64_t step_idx);
+  Status keep_comparison(Comparison found, std::size_t route_idx, std::int64_t step_idx);
   Status fail_verification(Mismatch mismatch);
   void keep_step();
   [[nodiscard]] bool verifies(std::int64_t measured_idx) const;
+  /// The step's rows under the next shift of page ids.
+  Result<BatchState> shifted_batch(const StepRows& rows);
   [[nodiscard]] RunArgs run_args(const BatchState& batch);
   void report(RunPhase phase, const StepRows& rows) const;
 
   SessionParts parts_;
   RunRecords& records_;
   std::vector<RoutePlanner> planners_;
-  bool has_probe_ = false;
+  ReadProbe probe_;  // empty: the backend has none
   std::optional<std::int64_t> total_steps_;
   std::int64_t measured_ = 0;
 
-  std::vector<float> sinks_;
-  std::vector<std::uint8_t> queries_;
-  std::vector<float> out_;
+  StepTensors tensors_;
   std::vector<std::int32_t> shifted_ids_;
   std::vector<std::size_t> order_;  // routes by index, then the read probe
   // The step in progress; moved into the records only when every participant has finished it.

@@ -169,10 +169,8 @@ class Verifier {
     make_expected(*args);
     const Candidate& candidate = candidates_[random.below(candidates_.size())];
     count_backends(candidate);
-    for (const PlanOptions& options : spec_.plans) {
-      if (!records_.failure) {
-        run_route(*args, options, candidate);
-      }
+    for (std::size_t i = 0; i < spec_.plans.size() && !records_.failure; ++i) {
+      run_route(*args, with_merge(spec_.plans[i], i), candidate);
     }
   }
 
@@ -194,6 +192,18 @@ class Verifier {
     }
   }
 
+  /// No random draw decides, so that the cases of a seed are the same with and without fused merges.
+  [[nodiscard]] PlanOptions with_merge(PlanOptions options, std::size_t plan_idx) const {
+    const std::int32_t heads =
+        options.kv_heads_per_task.value_or(options.route == Route::kPages ? spec_.shape.num_kv_heads : 1);
+    const bool can_fuse = options.route != Route::kRow && heads == 1;
+    const bool second = (case_idx_ + static_cast<std::int64_t>(plan_idx)) % 2 == 1;
+    if (options_.fused_merges == FusedMerges::kSome && can_fuse && second) {
+      options.merge = MergeMode::kFused;
+    }
+    return options;
+  }
+
   void run_route(const RunArgs& args, const PlanOptions& options, const Candidate& candidate) {
     const auto plan = make_plan(args.batch, options);
     if (!plan.ok()) {
@@ -201,6 +211,9 @@ class Verifier {
       return;
     }
     count_plan(options, *plan, coverage_);
+    if (options_.fused_merges == FusedMerges::kSome) {
+      coverage_.count("merge=fused", options.merge == MergeMode::kFused && !plan->merges().empty());
+    }
     for (const Route route : kAllRoutes) {
       coverage_.count(fmt::format("route={}", route_name(route)), route == options.route);
     }
@@ -299,10 +312,10 @@ class Verifier {
   }
 
   static std::string route_text(const PlanOptions& options, const Candidate& candidate) {
-    return fmt::format(" route={} splits={} num_workers={} tile={} kv_heads_per_task={} backend={}",
+    return fmt::format(" route={} splits={} merge={} num_workers={} tile={} kv_heads_per_task={} backend={}",
                        route_name(options.route), options.splits ? fmt::format("{}", *options.splits) : "chosen",
-                       options.num_workers, options.tile_tokens, options.kv_heads_per_task.value_or(0),
-                       candidate.label);
+                       merge_mode_name(options.merge), options.num_workers, options.tile_tokens,
+                       options.kv_heads_per_task.value_or(0), candidate.label);
   }
 
   void fail(const std::string& route, std::string message) {
@@ -364,7 +377,14 @@ Result<VerifyRecords> verify(const VerifyOptions& options, std::span<Backend* co
   }
   std::vector<Candidate> candidates;
   for (std::size_t i = 0; i < backends.size(); ++i) {
-    candidates.push_back({backends[i], fmt::format("{}[{}]", backends[i]->name(), i), static_cast<int>(i)});
+    if (backends[i]->device_memory() != nullptr) {
+      return Error{ErrorCode::kUnsupported, "its tensors lie in device memory; wrap it in a StagedBackend",
+                   fmt::format("backends[{}] {}", i, backends[i]->name())};
+    }
+    const auto alike = std::find_if(backends.begin(), backends.end(),
+                                    [&](Backend* other) { return other->describe() == backends[i]->describe(); });
+    candidates.push_back(
+        {backends[i], fmt::format("{}[{}]", backends[i]->name(), i), static_cast<int>(alike - backends.begin())});
   }
   return Verifier(options, std::move(candidates), observer).run();
 }

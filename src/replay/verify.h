@@ -13,12 +13,19 @@
 
 namespace pkv {
 
+/// Whether plans with fused merges are among the cases: only backends with device memory run them.
+enum class FusedMerges : std::uint8_t {
+  kNone,
+  kSome,  // every second plan that can have them
+};
+
 struct VerifyOptions {
   /// Cases 0 to num_cases - 1.
   std::int64_t num_cases = 1000;
   std::uint64_t seed = 1;
   /// Only this case, of any index: how a failing one is repeated.
   std::optional<std::int64_t> only_case;
+  FusedMerges fused_merges = FusedMerges::kNone;
 };
 
 /// Everything of a case follows from (seed, case index): shape, layout, types, lengths, page table,
@@ -30,7 +37,9 @@ struct VerifyOptions {
 /// Errors: kInvalidArgument (counts). A failed case is not an Error: see VerifyRecords::failure.
 Result<VerifyRecords> verify(const VerifyOptions& options, RunObserver& observer);
 
-/// The same on backends of the caller's; at least one.
+/// The same on backends of the caller's; at least one. Tensors are in host memory: a backend with device
+/// memory is wrapped in a StagedBackend. Backends that describe themselves alike must agree bit by bit.
+/// Errors: also kUnsupported for a backend with device memory.
 Result<VerifyRecords> verify(const VerifyOptions& options, std::span<Backend* const> backends, RunObserver& observer);
 
 }  // namespace pkv

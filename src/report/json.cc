@@ -14,6 +14,15 @@ Json nullable(const std::optional<T>& value) {
   return value.has_value() ? Json(*value) : Json(nullptr);
 }
 
+Json worker_kind_name(WorkerKind kind) {
+  switch (kind) {
+    case WorkerKind::kThread: return "thread";
+    case WorkerKind::kSm: return "sm";
+    case WorkerKind::kUnknown: return nullptr;
+  }
+  return nullptr;
+}
+
 Json route_object(const RouteSummary& route) {
   Json json = {
       {"name", route.name},
@@ -51,6 +60,7 @@ Json route_object(const RouteSummary& route) {
       {"dispatch_ms_p50", nullable(route.dispatch_ms_p50)},
       {"layer_tokens_per_s", nullable(route.layer_tokens_per_s)},
       {"layer_ratio", nullable(route.layer_ratio)},
+      {"merge", merge_mode_name(route.merge)},
   });
   return json;
 }
@@ -72,6 +82,7 @@ Json run_object(const RunSummary& summary) {
   json["best"] = summary.best_idx ? Json(summary.routes[*summary.best_idx].name) : Json(nullptr);
   json["mode"] = summary.mode == RunMode::kPlanOnly ? "plan_only" : "executed";
   json["num_workers_or_sms"] = summary.num_workers;
+  json["worker_kind"] = worker_kind_name(summary.worker_kind);
   json["backend"] = summary.backend;
   json["shape"] = summary.shape;
   json["layout"] = summary.layout;

@@ -19,6 +19,13 @@ namespace pkv {
 /// Whether the steps were executed, or only planned (then nothing but plan times and counters is known).
 enum class RunMode : std::uint8_t { kExecuted, kPlanOnly };
 
+/// What a plan's num_workers are.
+enum class WorkerKind : std::uint8_t {
+  kThread,   // of a CPU: decode, merge and dispatch are told apart in device times
+  kSm,       // of a GPU: launches overlap, so they are not
+  kUnknown,  // plans only: whatever the user asked for
+};
+
 /// Absolute errors against the float64 oracle over every checked output element.
 struct ErrorStats {
   std::int64_t num_steps = 0;
@@ -42,6 +49,7 @@ struct RouteRecords {
   std::string name;
   /// Splits that the user asked for; the route chose when not set.
   std::optional<std::int32_t> splits;
+  MergeMode merge = MergeMode::kSeparate;
   std::vector<StepRecord> steps;
   /// Set when at least one step was verified.
   std::optional<ErrorStats> errors;
@@ -76,10 +84,11 @@ struct RunRecords {
   std::int64_t physical_pages = 0;
   /// Pages of the pool that was filled: physical_pages, or more where these would have stayed in the cache.
   std::int64_t pool_pages = 0;
-  /// Bytes allocated for K, V and, with the proxy, weights and activations.
+  /// Bytes allocated for K, V and, with the proxy, weights and activations, where the backend reads them.
   std::int64_t memory_bytes = 0;
-  /// Workers of the backend, or SMs in plan-only mode: the divisor of tasks_per_worker_or_sm.
+  /// Workers or SMs of the backend, or what plans were made for: the divisor of tasks_per_worker_or_sm.
   std::int32_t num_workers = 1;
+  WorkerKind worker_kind = WorkerKind::kThread;
   /// Backend::describe(), empty in plan-only mode.
   std::string backend;
   std::vector<RouteRecords> routes;
@@ -126,6 +135,8 @@ struct VerifyRecords {
   /// The first case that failed; the run stops there.
   std::optional<VerifyFailure> failure;
   bool interrupted = false;
+  /// What a repetition needs beside seed and case: " --backend cuda".
+  std::string repeat_arguments;
 
   /// Every case that was asked for ran, none failed: a run cut short has shown nothing about the rest.
   [[nodiscard]] bool passed() const { return !failure && !interrupted && cases_run == cases_asked; }

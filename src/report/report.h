@@ -19,6 +19,7 @@ namespace pkv {
 struct RouteSummary {
   std::string name;
   std::optional<std::int32_t> splits;
+  MergeMode merge = MergeMode::kSeparate;
   std::int64_t steps = 0;
   std::int64_t rows = 0;
   std::optional<double> useful_kv_mib_per_step;
@@ -26,7 +27,7 @@ struct RouteSummary {
   /// Sum of non-empty tasks / sum of tasks.
   std::optional<double> nonempty_share;
   std::optional<double> tasks_per_step;
-  /// Tasks a step / workers (CPU) or SMs (plan-only with --sms).
+  /// Tasks a step / workers (CPU) or SMs (GPU, or plan-only with --sms).
   std::optional<double> tasks_per_worker_or_sm;
   std::optional<double> merge_state_mib_per_step;
   std::optional<double> merge_launches_per_step;
@@ -34,7 +35,7 @@ struct RouteSummary {
   std::optional<double> plan_us_p99;
   std::optional<double> device_ms_p50, device_ms_p95, device_ms_p99;
   std::optional<double> wall_ms_p50, wall_ms_p95, wall_ms_p99;
-  /// Medians of the parts of device time.
+  /// Medians of the parts of device time; not set where the backend does not tell them apart.
   std::optional<double> decode_ms_p50, merge_ms_p50, dispatch_ms_p50;
   std::optional<double> tokens_per_s_device, tokens_per_s_wall;
   std::optional<double> ratio_device, ratio_wall;
@@ -62,6 +63,7 @@ struct RunSummary {
   std::optional<double> mlp_ms_p50;
   std::string backend;
   std::int32_t num_workers = 1;
+  WorkerKind worker_kind = WorkerKind::kThread;
   std::string shape;
   std::string layout;
   std::int64_t memory_bytes = 0;

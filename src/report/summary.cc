@@ -91,6 +91,9 @@ void fill_times(RouteSummary& summary, const std::vector<StepRecord>& steps) {
   summary.wall_ms_p50 = time_quantile(steps, 0.50, kNsPerMs, wall);
   summary.wall_ms_p95 = time_quantile(steps, 0.95, kNsPerMs, wall);
   summary.wall_ms_p99 = time_quantile(steps, 0.99, kNsPerMs, wall);
+}
+
+void fill_time_parts(RouteSummary& summary, const std::vector<StepRecord>& steps) {
   summary.decode_ms_p50 = time_quantile(steps, 0.5, kNsPerMs, [](const StepRecord& s) { return s.run.decode_ns; });
   summary.merge_ms_p50 = time_quantile(steps, 0.5, kNsPerMs, [](const StepRecord& s) { return s.run.merge_ns; });
   summary.dispatch_ms_p50 = time_quantile(steps, 0.5, kNsPerMs, [](const StepRecord& s) { return s.run.dispatch_ns; });
@@ -116,6 +119,7 @@ RouteSummary summarize_route(const RouteRecords& route, const RunRecords& record
   RouteSummary summary;
   summary.name = route.name;
   summary.splits = route.splits;
+  summary.merge = route.merge;
   const Totals totals = sum_steps(route.steps);
   summary.steps = static_cast<std::int64_t>(route.steps.size());
   summary.rows = totals.rows;
@@ -125,6 +129,9 @@ RouteSummary summarize_route(const RouteRecords& route, const RunRecords& record
   summary.plan_us_p99 = time_quantile(route.steps, 0.99, kNsPerUs, plan);
   if (records.mode == RunMode::kExecuted) {
     fill_times(summary, route.steps);
+    if (records.worker_kind == WorkerKind::kThread) {
+      fill_time_parts(summary, route.steps);
+    }
     fill_throughput(summary, totals);
     fill_layer(summary, totals, records.mlp_ns);
   }
@@ -197,6 +204,7 @@ RunSummary summarize(const RunRecords& records) {
   summary.physical_pages = records.physical_pages;
   summary.backend = records.backend;
   summary.num_workers = records.num_workers;
+  summary.worker_kind = records.worker_kind;
   summary.shape = shape_text(records.shape);
   summary.layout = layout_text(records);
   summary.memory_bytes = records.memory_bytes;

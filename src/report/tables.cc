@@ -16,7 +16,8 @@ constexpr double kGib = 1073741824.0;
 
 std::string route_label(const RouteSummary& route, bool best) {
   const std::string splits = route.splits ? fmt::format("={}", *route.splits) : std::string{};
-  return fmt::format("{}{}{}", route.name, splits, best ? " *" : "");
+  const char* const merge = route.merge == MergeMode::kFused ? " fused" : "";
+  return fmt::format("{}{}{}{}", route.name, splits, merge, best ? " *" : "");
 }
 
 std::string error_cell(const std::optional<double>& error) {
@@ -99,7 +100,7 @@ std::string counter_table(const RunSummary& summary, TextStyle style) {
                    {"launches"},
                    {"non-empty"},
                    {"tasks"},
-                   {summary.mode == RunMode::kPlanOnly ? "tasks/SM" : "tasks/worker"},
+                   {summary.worker_kind == WorkerKind::kThread ? "tasks/worker" : "tasks/SM"},
                    {"useful MiB"},
                    {"merge MiB"},
                    {"merge launches"},
@@ -212,8 +213,8 @@ std::string verify_table(const VerifyRecords& records, TextStyle style) {
   }
   const VerifyFailure& failure = *records.failure;
   out += coloured(fmt::format("case {} failed: {}", failure.case_idx, failure.message), CellTone::kBad, style) + "\n";
-  out += fmt::format("  {}\n  repeat it: pkv verify --seed {} --case {}\n", failure.description, records.seed,
-                     failure.case_idx);
+  out += fmt::format("  {}\n  repeat it: pkv verify --seed {} --case {}{}\n", failure.description, records.seed,
+                     failure.case_idx, records.repeat_arguments);
   return out;
 }
 

@@ -138,6 +138,55 @@ TEST(RunJson, EveryRoute_IsMeasuredAndVerified) {
     EXPECT_LT(route["mean_abs_error"].get<double>(), 3e-4);
   }
   EXPECT_EQ(root["routes"][0]["ratio_wall"], 1.0);
+  EXPECT_EQ(root["worker_kind"], "thread");
+  EXPECT_TRUE(root["routes"][0]["decode_ms_p50"].is_number());
+}
+
+TEST(RunJson, FusedMerge_IsNamedAndHasNoMergeLaunch) {
+  const ProcessResult result = run_pkv({"run", "--lens", "48000,6000", "--plan-only", "--sms", "132", "--routes",
+                                        "row,split,workqueue", "--merge", "fused", "--json", "-"});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const json routes = json::parse(result.out)["routes"];
+  EXPECT_EQ(routes[0]["merge"], "separate");
+  for (const std::size_t i : {1, 2}) {
+    EXPECT_EQ(routes[i]["merge"], "fused");
+    EXPECT_EQ(routes[i]["launches_per_step"], 1.0);
+    EXPECT_EQ(routes[i]["merge_launches_per_step"], 0.0);
+    EXPECT_GT(routes[i]["merge_state_mib_per_step"].get<double>(), 0.0);
+  }
+}
+
+TEST(RunJson, AllAndExternalRoutes_AreListedBehindOurs) {
+  const ProcessResult result = run_pkv({"run", "--lens", "100", "--plan-only", "--sms", "132", "--routes",
+                                        "all,flashinfer-core,flashinfer-tensor", "--splits", "2", "--json", "-"});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const json routes = json::parse(result.out)["routes"];
+  ASSERT_EQ(routes.size(), 8U);
+  EXPECT_EQ(routes[5]["name"], "pages");
+  EXPECT_EQ(routes[6]["name"], "flashinfer-core");
+  EXPECT_EQ(routes[7]["name"], "flashinfer-tensor");
+  EXPECT_EQ(routes[7]["tasks_per_step"], 0.0);
+  EXPECT_TRUE(routes[7]["splits"].is_null());
+}
+
+// With a GPU they run; without one, each says why in one line, as the doctor does.
+TEST(Cuda, EveryCommand_RunsOrSaysWhyNot) {
+  const json cuda = json::parse(run_pkv({"doctor", "--no-probes", "--json", "-"}).out)["cuda"];
+  const std::vector<std::vector<std::string>> commands = {
+      {"run", "--lens", "300,40,0,1", "--repeats", "2", "--backend", "cuda", "--json", "-"},
+      {"replay", "--trace", "paper:zipf", "--steps", "1", "--routes", "row", "--backend", "cuda", "--json", "-"},
+      {"verify", "--cases", "8", "--backend", "cuda", "--json", "-"}};
+  for (const auto& command : commands) {
+    const ProcessResult result = run_pkv(command);
+    if (!cuda["gpus"].empty()) {
+      EXPECT_EQ(result.exit_code, 0) << command[0] << ": " << result.err;
+      EXPECT_TRUE(json::parse(result.out).is_object());
+      continue;
+    }
+    EXPECT_EQ(result.exit_code, 2) << command[0];
+    EXPECT_EQ(count_lines(result.err), 1) << result.err;
+    EXPECT_THAT(result.err, HasSubstr(cuda["reason"].get<std::string>())) << command[0];
+  }
 }
 
 TEST(RunJson, File_HoldsTheSameObjectBesideTheTable) {
@@ -228,6 +277,18 @@ TEST(Doctor, NoProbes_NamesMachineAndIsas) {
   EXPECT_GE(root["cores"].get<int>(), 1);
   EXPECT_EQ(root["isas"][0], "portable");
   EXPECT_TRUE(root["reads"].empty());
+  ASSERT_TRUE(root["cuda"]["built"].is_boolean());
+  EXPECT_EQ(root["cuda"]["reason"].is_null(), !root["cuda"]["gpus"].empty());
+}
+
+TEST(Doctor, Text_NamesTheGpuOrTheReason) {
+  const json cuda = json::parse(run_pkv({"doctor", "--no-probes", "--json", "-"}).out)["cuda"];
+  const std::string text = run_pkv({"doctor", "--no-probes"}).out;
+  if (cuda["gpus"].empty()) {
+    EXPECT_THAT(text, HasSubstr("no GPU: " + cuda["reason"].get<std::string>() + "; the CPU is used"));
+  } else {
+    EXPECT_THAT(text, HasSubstr("0: " + cuda["gpus"][0]["name"].get<std::string>()));
+  }
 }
 
 TEST(Help, EveryCommand_HasExamples) {

@@ -35,8 +35,8 @@ int run(const Arguments& arguments) {
 }  // namespace
 
 Command add_doctor(CLI::App& parent) {
-  CLI::App& app =
-      Options::add_command(parent, "doctor", "This machine: cores, caches, memory, ISAs, measured reads", kExamples);
+  CLI::App& app = Options::add_command(parent, "doctor",
+                                       "This machine: cores, caches, memory, ISAs, GPUs, measured reads", kExamples);
   auto arguments = std::make_shared<Arguments>();
   Options options(app);
   add_worker_options(options, arguments->workers);

@@ -19,6 +19,7 @@ constexpr const char* kExamples =
     "  pkv run --lens 48000,6000,6000\n"
     "  pkv run --lens 8x8192 --dtype bf16 --layout NHD --repeats 50\n"
     "  pkv run --lens 32768 --routes row,split,pages --splits split=16 --threads 2\n"
+    "  pkv run --lens 64x4096 --backend cuda --routes workqueue --merge fused\n"
     "  pkv run --lens 48000,6000 --plan-only --sms 28 --json -";
 
 constexpr std::int64_t kMaxRepeats = 1'000'000;
@@ -65,6 +66,7 @@ Command add_run(CLI::App& parent) {
   add_kv_options(options, arguments->run.kv);
   add_route_options(options, arguments->run.routes);
   add_measure_options(options, arguments->run.measure);
+  add_backend_options(options, arguments->run.backend);
   add_worker_options(options, arguments->run.workers);
   options.words({"--json", "Write the result as JSON; - is standard output, without the table", ""}, "FILE|-",
                 arguments->json);

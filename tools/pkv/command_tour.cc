@@ -22,7 +22,8 @@ constexpr const char* kExamples =
     "Examples:\n"
     "  pkv tour\n"
     "  pkv tour --steps 48 --verify every\n"
-    "  pkv tour --routes row,workqueue,pages --threads 2 --json tour.json";
+    "  pkv tour --routes row,workqueue,pages --threads 2 --json tour.json\n"
+    "  pkv tour --backend cuda --routes all,flashinfer-tensor";
 
 // The paper's serving mixes (paper, "The published results").
 struct Stop {
@@ -43,6 +44,7 @@ struct Arguments {
   std::optional<std::int64_t> steps, seed;
   std::optional<VerifyMode> verify;
   RouteArguments routes;
+  BackendArguments backend;
   WorkerArguments workers;
   std::optional<std::int64_t> memory_limit;
   std::optional<std::string> json;
@@ -51,6 +53,7 @@ struct Arguments {
 RunOptions resolve_tour(const Arguments& arguments) {
   RunArguments run;
   run.routes = arguments.routes;
+  run.backend = arguments.backend;
   run.workers = arguments.workers;
   run.measure.verify = arguments.verify;
   run.measure.memory_limit = arguments.memory_limit;
@@ -100,9 +103,11 @@ std::string repeat_arguments(const Stop& stop, const Arguments& arguments) {
   append(text, "--routes", arguments.routes.routes);
   append(text, "--splits", arguments.routes.splits);
   append(text, "--heads-per-task", arguments.routes.heads_per_task);
+  if (arguments.routes.merge) text += fmt::format(" --merge {}", merge_mode_name(*arguments.routes.merge));
   append(text, "--baseline", arguments.routes.baseline);
   if (arguments.verify) text += fmt::format(" --verify {}", verify_mode_name(*arguments.verify));
   append(text, "--memory-limit", arguments.memory_limit);
+  text += backend_text(arguments.backend);
   append(text, "--threads", arguments.workers.threads);
   if (arguments.workers.pin) text += *arguments.workers.pin ? " --pin" : " --no-pin";
   if (arguments.workers.wait) text += *arguments.workers.wait == WaitMode::kSpin ? " --wait spin" : " --wait sleep";
@@ -157,6 +162,7 @@ Command add_tour(CLI::App& parent) {
   options.choice<VerifyMode>({"--verify", "Steps to compare with the float64 oracle", "sample"}, arguments->verify,
                              {"every", "sample", "off"}, parse_verify_mode);
   add_route_options(options, arguments->routes);
+  add_backend_options(options, arguments->backend);
   add_worker_options(options, arguments->workers);
   options.bytes({"--memory-limit", "Memory that may be allocated", "what is available"}, arguments->memory_limit);
   options.words({"--json", "Write the result as JSON; - is standard output, without the table", ""}, "FILE|-",

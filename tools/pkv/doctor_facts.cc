@@ -126,6 +126,53 @@ std::string size_text(std::int64_t bytes) {
   return fmt::format("{:.1f} GiB", static_cast<double>(bytes) / (kKib * kKib * kKib));
 }
 
+GpuFacts examine_gpus() {
+  GpuFacts facts{.built = cuda_built(), .devices = {}, .reason = {}};
+  Result<std::vector<CudaDevice>> devices = cuda_devices();
+  if (!devices.ok()) {
+    facts.reason = devices.error().message;
+  } else if (devices.value().empty()) {
+    facts.reason = "the driver lists none";
+  } else {
+    facts.devices = std::move(devices).value();
+  }
+  return facts;
+}
+
+// CUDA counts 13000 for 13.0.
+std::string cuda_version_text(std::int32_t version) {
+  return fmt::format("{}.{}", version / 1000, version % 1000 / 10);
+}
+
+std::string gpu_text(const CudaDevice& gpu) {
+  return fmt::format(
+      "{}: {}, compute capability {}.{}, {} SMs, {} memory, L2 {}, {} shared memory a block; CUDA driver "
+      "{}, runtime {}",
+      gpu.ordinal, gpu.name, gpu.compute_major, gpu.compute_minor, gpu.num_sms, size_text(gpu.memory_bytes),
+      size_text(gpu.l2_bytes), size_text(gpu.shared_bytes_per_block), cuda_version_text(gpu.driver_version),
+      cuda_version_text(gpu.runtime_version));
+}
+
+Json gpu_json(const CudaDevice& gpu) {
+  return {{"ordinal", gpu.ordinal},
+          {"name", gpu.name},
+          {"compute_capability", fmt::format("{}.{}", gpu.compute_major, gpu.compute_minor)},
+          {"num_sms", gpu.num_sms},
+          {"memory_bytes", gpu.memory_bytes},
+          {"l2_bytes", gpu.l2_bytes},
+          {"shared_bytes_per_block", gpu.shared_bytes_per_block},
+          {"driver_version", cuda_version_text(gpu.driver_version)},
+          {"runtime_version", cuda_version_text(gpu.runtime_version)}};
+}
+
+Json cuda_json(const GpuFacts& facts) {
+  Json gpus = Json::array();
+  for (const CudaDevice& gpu : facts.devices) gpus.push_back(gpu_json(gpu));
+  return {{"built", facts.built},
+          {"gpus", std::move(gpus)},
+          {"reason", facts.reason.empty() ? Json(nullptr) : Json(facts.reason)}};
+}
+
 std::string machine_text(const DoctorFacts& facts, TextStyle style) {
   const Topology& t = facts.topology;
   std::string out;
@@ -143,6 +190,8 @@ std::string machine_text(const DoctorFacts& facts, TextStyle style) {
   line("huge pages", std::string(huge_page_mode_name(t.huge_pages)));
   line("ISAs", fmt::format("{} (the last is used)", fmt::join(isa_names(facts.isas), ", ")));
   line("backend", facts.backend);
+  for (const CudaDevice& gpu : facts.gpu.devices) line("GPU", gpu_text(gpu));
+  if (facts.gpu.devices.empty()) line("GPU", fmt::format("no GPU: {}; the CPU is used", facts.gpu.reason));
   line("built in", fmt::format("{}", fmt::join(facts.built_in, "; ")));
   return out;
 }
@@ -159,7 +208,9 @@ Result<DoctorFacts> examine(const CpuOptions& cpu, ProbeChoice probes) {
   facts.isas = supported_isas();
   facts.backend = workers.describe();
   facts.num_workers = workers.num_workers();
-  facts.built_in = {"CPU backend", "MLP proxy (oneDNN)",
+  facts.gpu = examine_gpus();
+  facts.built_in = {"CPU backend", facts.gpu.built ? "CUDA backend" : "no CUDA backend",
+                    facts.gpu.built ? "MLP proxies (oneDNN, cuBLAS)" : "MLP proxy (oneDNN)",
                     "trace formats csv, json, jsonl, azure2023, mooncake, coding-sessions, servegen"};
   facts.advice = advise(facts);
   if (probes == ProbeChoice::kSkip) return facts;
@@ -213,6 +264,7 @@ std::string doctor_json(const DoctorFacts& facts) {
                      {"isas", isa_names(facts.isas)},
                      {"backend", facts.backend},
                      {"num_workers", facts.num_workers},
+                     {"cuda", cuda_json(facts.gpu)},
                      {"built_in", facts.built_in},
                      {"probe_bytes", facts.probe_bytes},
                      {"reads", std::move(reads)},

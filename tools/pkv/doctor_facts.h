@@ -8,6 +8,7 @@
 
 #include "exec/cpu/topology.h"
 #include "persistentkv/cpu.h"
+#include "persistentkv/cuda.h"
 #include "persistentkv/result.h"
 #include "report/report.h"
 
@@ -27,12 +28,21 @@ struct Advice {
   std::string text;
 };
 
+/// What the CUDA driver says, or why it says nothing.
+struct GpuFacts {
+  bool built = false;
+  std::vector<CudaDevice> devices;
+  /// Empty when there is a GPU.
+  std::string reason;
+};
+
 struct DoctorFacts {
   std::string version;
   Topology topology;
   std::vector<Isa> isas;
   std::string backend;
   std::int32_t num_workers = 1;
+  GpuFacts gpu;
   std::vector<std::string> built_in;
   std::int64_t probe_bytes = 0;
   std::vector<ReadFigure> reads;

@@ -3,6 +3,7 @@
 #include "run_arguments.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <limits>
@@ -18,6 +19,7 @@ constexpr std::int64_t kMaxSms = 65536;
 constexpr std::int64_t kMaxSplits = 1 << 20;
 constexpr std::int64_t kMaxWarmup = 1000000;
 constexpr std::int64_t kMaxMlpSize = 1 << 20;
+constexpr std::int64_t kMaxDevice = 1023;
 
 Result<KvPacking> parse_packing(std::string_view name) {
   if (name == "separate") return KvPacking::kSeparate;
@@ -38,6 +40,7 @@ std::int32_t to_int32(std::optional<std::int64_t> value, std::int32_t fallback) 
 std::vector<std::string> route_names() {
   std::vector<std::string> names;
   for (const Route route : kAllRoutes) names.emplace_back(route_name(route));
+  for (const Route route : kExternalRoutes) names.emplace_back(route_name(route));
   return names;
 }
 
@@ -54,15 +57,30 @@ RouteChoice& find_choice(std::vector<RouteChoice>& choices, Route route, std::st
   return *found;
 }
 
-// "20" for all routes but row, which does not split.
+bool takes_splits(const RouteChoice& choice) { return choice.route != Route::kRow && !is_external(choice.route); }
+
+// What splits, heads a task and merge modes can be set for, or the end: an option without effect is an error.
+template <typename Takes>
+std::vector<RouteChoice*> choices_that(Takes takes, std::vector<RouteChoice>& choices, std::string_view option,
+                                       std::string_view value) {
+  std::vector<RouteChoice*> chosen;
+  std::vector<std::string_view> names;
+  for (RouteChoice& choice : choices) {
+    names.push_back(route_name(choice.route));
+    if (takes(choice)) chosen.push_back(&choice);
+  }
+  if (chosen.empty()) {
+    fail(std::string(option),
+         fmt::format("{} has no effect: --routes {} can do nothing with it", value, fmt::join(names, ",")));
+  }
+  return chosen;
+}
+
+// "20" for all routes that split.
 void set_all_splits(std::vector<RouteChoice>& choices, const std::string& text) {
   const auto splits = static_cast<std::int32_t>(parse_int("--splits", text, {.min = 1, .max = kMaxSplits}));
-  for (RouteChoice& choice : choices) {
-    if (choice.route != Route::kRow) choice.splits = splits;
-  }
-  if (choices.size() == 1 && choices[0].route == Route::kRow && splits != 1) {
-    fail("--splits", fmt::format("{} has no effect: row, the only route, takes at most 1", splits));
-  }
+  if (choices.size() == 1 && choices[0].route == Route::kRow && splits == 1) return;
+  for (RouteChoice* choice : choices_that(takes_splits, choices, "--splits", text)) choice->splits = splits;
 }
 
 // "bucket=32,workqueue=20".
@@ -74,6 +92,9 @@ void set_named_splits(std::vector<RouteChoice>& choices, const std::string& text
     }
     const Route route = parse_route_at("--splits", part.substr(0, equals));
     const std::int64_t max = route == Route::kRow ? 1 : kMaxSplits;
+    if (is_external(route)) {
+      fail("--splits", fmt::format("route '{}' plans itself; it takes no splits", route_name(route)));
+    }
     RouteChoice& choice = find_choice(choices, route, "--splits");
     if (choice.splits) fail("--splits", fmt::format("route '{}' is given twice; at most once", route_name(route)));
     choice.splits = static_cast<std::int32_t>(
@@ -96,7 +117,24 @@ void set_heads_per_task(std::vector<RouteChoice>& choices, std::int64_t heads, s
   if (heads > num_kv_heads) {
     fail("--heads-per-task", fmt::format("{} is out of range; it must be 1 to --kv-heads = {}", heads, num_kv_heads));
   }
-  for (RouteChoice& choice : choices) choice.kv_heads_per_task = static_cast<std::int32_t>(heads);
+  const auto is_ours = [](const RouteChoice& choice) { return !is_external(choice.route); };
+  for (RouteChoice* choice : choices_that(is_ours, choices, "--heads-per-task", fmt::format("{}", heads))) {
+    choice->kv_heads_per_task = static_cast<std::int32_t>(heads);
+  }
+}
+
+// After the heads a task are known: the last finisher of one KV head is counted.
+void set_merge(std::vector<RouteChoice>& choices, MergeMode merge) {
+  for (RouteChoice* choice : choices_that(takes_splits, choices, "--merge", merge_mode_name(merge))) {
+    const bool one_head = choice->kv_heads_per_task.value_or(choice->route == Route::kPages ? 0 : 1) == 1;
+    if (merge == MergeMode::kFused && !one_head) {
+      fail("--merge", fmt::format("fused takes 1 KV head a task, but route '{}' has {}; leave it out of --routes or "
+                                  "take --heads-per-task 1",
+                                  route_name(choice->route),
+                                  choice->kv_heads_per_task ? fmt::format("{}", *choice->kv_heads_per_task) : "all"));
+    }
+    choice->merge = merge;
+  }
 }
 
 Route resolve_baseline(const RouteArguments& arguments, std::vector<RouteChoice>& choices) {
@@ -152,6 +190,8 @@ void refuse_execution_options(const RunArguments& arguments) {
   refuse(arguments.kv.query_dtype, "--query-dtype", kReason);
   refuse(arguments.kv.layout, "--layout", kReason);
   refuse(arguments.kv.packing, "--packing", kReason);
+  refuse(arguments.backend.backend, "--backend", kReason);
+  refuse(arguments.backend.device, "--device", kReason);
   refuse(arguments.workers.pin, "--pin/--no-pin", kReason);
   refuse(arguments.workers.wait, "--wait", kReason);
   refuse(arguments.workers.isa, "--isa", kReason);
@@ -165,7 +205,11 @@ void refuse_execution_options(const RunArguments& arguments) {
 void check_combinations(const RunArguments& arguments) {
   const MeasureArguments& measure = arguments.measure;
   if (!measure.plan_only.value_or(false)) {
-    refuse(measure.sms, "--sms", "needs --plan-only: executed plans are made for the workers of this machine");
+    refuse(measure.sms, "--sms", "needs --plan-only: executed plans are made for the workers or SMs of this machine");
+    check_backend(arguments.backend, arguments.workers);
+    if (arguments.routes.merge == MergeMode::kFused && !is_cuda(arguments.backend)) {
+      fail("--merge", "fused needs --backend cuda or --plan-only: the cpu backend merges in a launch of its own");
+    }
     return;
   }
   refuse_execution_options(arguments);
@@ -203,8 +247,16 @@ void add_kv_options(Options& options, KvArguments& kv) {
   options.integer({"--page-seed", "Seed of the page permutation", "1"}, kv.page_seed, {});
 }
 
+void add_backend_options(Options& options, BackendArguments& backend) {
+  options.choice<BackendKind>({"--backend", "Where plans run", "cpu"}, backend.backend, {"cpu", "cuda"},
+                              parse_backend_kind);
+  options.integer({"--device", "With --backend cuda: the GPU, as CUDA counts them", "0"}, backend.device,
+                  {.min = 0, .max = kMaxDevice});
+}
+
 void add_worker_options(Options& options, WorkerArguments& workers) {
-  options.integer({"--threads", "Workers", "physical cores"}, workers.threads, {.min = 1, .max = kMaxThreads});
+  options.integer({"--threads", "Workers of the CPU", "physical cores"}, workers.threads,
+                  {.min = 1, .max = kMaxThreads});
   options.flag({"--pin,!--no-pin", "Pin workers to cores (the default), or do not", ""}, workers.pin);
   options.choice<WaitMode>({"--wait", "How workers wait between steps", "sleep"}, workers.wait, {"spin", "sleep"},
                            parse_wait);
@@ -213,11 +265,17 @@ void add_worker_options(Options& options, WorkerArguments& workers) {
 }
 
 void add_route_options(Options& options, RouteArguments& routes) {
-  options.words({"--routes", "Routes: row, padded, bucket, split, workqueue, pages", "all"}, "all|LIST", routes.routes);
-  options.words({"--splits", "Splits of all routes but row, or of single ones", "the route chooses"}, "N|ROUTE=N,...",
-                routes.splits);
+  options.words({"--routes",
+                 "Routes: row, padded, bucket, split, workqueue, pages (these are all); flashinfer-core and "
+                 "flashinfer-tensor on a GPU",
+                 "all"},
+                "all|LIST", routes.routes);
+  options.words({"--splits", "Splits of all routes that split, or of single ones", "the route chooses"},
+                "N|ROUTE=N,...", routes.splits);
   options.integer({"--heads-per-task", "KV heads a task, for all routes", "1, all for pages"}, routes.heads_per_task,
                   {.min = 1, .max = kMaxKvHeads});
+  options.choice<MergeMode>({"--merge", "On a GPU: who merges the splits of a row", "separate"}, routes.merge,
+                            {"separate", "fused"}, parse_merge_mode);
   options.words({"--baseline", "Route that ratios are against", "row, or else the first"}, "ROUTE", routes.baseline);
 }
 
@@ -234,14 +292,19 @@ void add_measure_options(Options& options, MeasureArguments& measure) {
 }
 
 std::vector<Route> parse_routes(std::string_view option, std::string_view text) {
-  if (text == "all") return {std::begin(kAllRoutes), std::end(kAllRoutes)};
   std::vector<Route> routes;
-  for (const std::string& name : split_list(option, text)) {
-    const Route route = parse_route_at(option, name);
+  const auto add = [&](Route route) {
     if (std::find(routes.begin(), routes.end(), route) != routes.end()) {
-      fail(std::string(option), fmt::format("route '{}' is given twice; at most once", name));
+      fail(std::string(option), fmt::format("route '{}' is given twice; at most once", route_name(route)));
     }
     routes.push_back(route);
+  };
+  for (const std::string& name : split_list(option, text)) {
+    if (name == "all") {
+      std::for_each(std::begin(kAllRoutes), std::end(kAllRoutes), add);
+    } else {
+      add(parse_route_at(option, name));
+    }
   }
   return routes;
 }
@@ -257,6 +320,33 @@ CpuOptions resolve_workers(const WorkerArguments& arguments) {
   return cpu;
 }
 
+bool is_cuda(const BackendArguments& backend) { return backend.backend == BackendKind::kCuda; }
+
+CudaOptions resolve_cuda(const BackendArguments& backend) {
+  CudaOptions cuda;
+  cuda.device = to_int32(backend.device, cuda.device);
+  return cuda;
+}
+
+void check_backend(const BackendArguments& backend, const WorkerArguments& workers) {
+  if (!is_cuda(backend)) {
+    refuse(backend.device, "--device", "needs --backend cuda: it chooses a GPU");
+    return;
+  }
+  constexpr std::string_view kReason = "is for --backend cpu: on a GPU its SMs are the workers";
+  refuse(workers.threads, "--threads", kReason);
+  refuse(workers.pin, "--pin/--no-pin", kReason);
+  refuse(workers.wait, "--wait", kReason);
+  refuse(workers.isa, "--isa", kReason);
+}
+
+std::string backend_text(const BackendArguments& backend) {
+  std::string text;
+  if (backend.backend) text += fmt::format(" --backend {}", backend_kind_name(*backend.backend));
+  if (backend.device) text += fmt::format(" --device {}", *backend.device);
+  return text;
+}
+
 RunOptions resolve(const RunArguments& arguments, std::uint64_t data_seed) {
   check_combinations(arguments);
   RunOptions options;
@@ -269,11 +359,14 @@ RunOptions resolve(const RunArguments& arguments, std::uint64_t data_seed) {
   if (arguments.routes.heads_per_task) {
     set_heads_per_task(options.routes, *arguments.routes.heads_per_task, options.shape.num_kv_heads);
   }
+  if (arguments.routes.merge) set_merge(options.routes, *arguments.routes.merge);
   options.baseline = resolve_baseline(arguments.routes, options.routes);
   options.warmup_steps = to_int32(arguments.measure.warmup, options.warmup_steps);
   options.verify = arguments.measure.verify.value_or(options.verify);
   options.mlp = resolve_mlp(arguments.measure.mlp);
+  options.backend = arguments.backend.backend.value_or(options.backend);
   options.cpu = resolve_workers(arguments.workers);
+  options.cuda = resolve_cuda(arguments.backend);
   options.data_seed = data_seed;
   options.memory_limit_bytes = arguments.measure.memory_limit;
   return options;

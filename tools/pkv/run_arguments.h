@@ -1,4 +1,4 @@
-// Arguments that replay, run and tour share: shape, layout, routes, workers, verification.
+// Arguments that replay, run and tour share: shape, layout, routes, backend, workers, verification.
 // Not here: traces (trace_arguments.h), measuring (src/replay).
 #pragma once
 
@@ -27,6 +27,11 @@ struct KvArguments {
   std::optional<double> hole_fraction;
 };
 
+struct BackendArguments {
+  std::optional<BackendKind> backend;
+  std::optional<std::int64_t> device;
+};
+
 struct WorkerArguments {
   std::optional<std::int64_t> threads;
   std::optional<bool> pin;
@@ -37,6 +42,7 @@ struct WorkerArguments {
 struct RouteArguments {
   std::optional<std::string> routes, splits, baseline;
   std::optional<std::int64_t> heads_per_task;
+  std::optional<MergeMode> merge;
 };
 
 struct MeasureArguments {
@@ -50,6 +56,7 @@ struct MeasureArguments {
 struct RunArguments {
   ShapeArguments shape;
   KvArguments kv;
+  BackendArguments backend;
   WorkerArguments workers;
   RouteArguments routes;
   MeasureArguments measure;
@@ -57,6 +64,7 @@ struct RunArguments {
 
 void add_shape_options(Options& options, ShapeArguments& shape);
 void add_kv_options(Options& options, KvArguments& kv);
+void add_backend_options(Options& options, BackendArguments& backend);
 void add_worker_options(Options& options, WorkerArguments& workers);
 void add_route_options(Options& options, RouteArguments& routes);
 void add_measure_options(Options& options, MeasureArguments& measure);
@@ -67,8 +75,14 @@ RunOptions resolve(const RunArguments& arguments, std::uint64_t data_seed);
 std::optional<std::int32_t> plan_only_workers(const RunArguments& arguments);
 std::int32_t page_size_of(const KvArguments& kv);
 CpuOptions resolve_workers(const WorkerArguments& workers);
+bool is_cuda(const BackendArguments& backend);
+CudaOptions resolve_cuda(const BackendArguments& backend);
+/// Fails on options of the one backend that were given with the other.
+void check_backend(const BackendArguments& backend, const WorkerArguments& workers);
+/// " --backend cuda --device 1": what repeats the choice; empty for the default.
+std::string backend_text(const BackendArguments& backend);
 
-/// "all" or "row,workqueue".
+/// "row,workqueue"; "all" stands for our own routes, "all,flashinfer-core" adds one.
 std::vector<Route> parse_routes(std::string_view option, std::string_view text);
 
 }  // namespace pkv::cli

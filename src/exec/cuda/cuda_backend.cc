@@ -104,13 +104,33 @@ Status Backend::reserve(const Plan& plan) {
   return step_.reserve(StepSizes::of(plan), plan.shape());
 }
 
-Status Backend::prepare_once(const KernelEntry& kernel) {
-  if (std::find(prepared_.begin(), prepared_.end(), kernel.function) != prepared_.end()) {
-    return {};
+Result<std::int64_t> Backend::resident_blocks(const KernelEntry& kernel) {
+  auto found = std::find_if(prepared_.begin(), prepared_.end(),
+                            [&](const auto& entry) { return entry.first == kernel.function; });
+  if (found == prepared_.end()) {
+    const Result<std::int32_t> blocks = prepare(kernel);
+    if (!blocks.ok()) {
+      return blocks.error();
+    }
+    found = prepared_.insert(prepared_.end(), {kernel.function, *blocks});
   }
-  PKV_RETURN_IF_ERROR(prepare(kernel));
-  prepared_.push_back(kernel.function);
-  return {};
+  return std::int64_t{found->second} * device_.num_sms;
+}
+
+Result<std::int64_t> Backend::decode_blocks(const KernelEntry& kernel, std::int64_t num_tasks) {
+  const Result<std::int64_t> resident = resident_blocks(kernel);
+  if (!resident.ok()) {
+    return resident.error();
+  }
+  return kernel.draws_tasks ? std::min(num_tasks, *resident) : num_tasks;
+}
+
+// Few tasks want all of an SM's reading for themselves; many want a neighbour to read while they end.
+Width Backend::width_of(const Plan& plan) const {
+  if (width_.has_value()) {
+    return *width_;
+  }
+  return plan.counters().num_tasks <= device_.num_sms ? Width::kWide : Width::kNarrow;
 }
 
 bool Backend::is_loaded(const Plan& plan) const {
@@ -145,15 +165,19 @@ Entry Backend::decode_entry(const Plan&) const {
 }
 
 Status Backend::enqueue_launches(const Plan& plan, const RunArgs& args, LayerParams params) {
-  const KernelEntry& kernel = choose_kernel(args);
-  PKV_RETURN_IF_ERROR(prepare_once(kernel));
+  const KernelEntry& kernel = choose_kernel(args, width_of(plan), device_);
   const DeviceTask* tasks = params.tasks;
   const DeviceMerge* merges = params.merges;
   for (const Launch& launch : plan.launches()) {
     const std::int64_t count = launch.end - launch.begin;
     if (launch.kind == LaunchKind::kDecode) {
       params.tasks = tasks + launch.begin;
-      PKV_RETURN_IF_ERROR(cuda::launch(kernel, count, &params, decode_entry(plan), stream_));
+      params.num_tasks = static_cast<std::int32_t>(count);
+      const Result<std::int64_t> blocks = decode_blocks(kernel, count);
+      if (!blocks.ok()) {
+        return blocks.error();
+      }
+      PKV_RETURN_IF_ERROR(cuda::launch(kernel, *blocks, &params, decode_entry(plan), stream_));
     } else {
       params.merges = merges + launch.begin;
       PKV_RETURN_IF_ERROR(

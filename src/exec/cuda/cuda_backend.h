@@ -3,7 +3,9 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "exec/cuda/external_decode.h"
@@ -32,7 +34,9 @@ class Backend final : public CudaBackend {
   [[nodiscard]] const CudaDevice& device() const override { return device_; }
   [[nodiscard]] void* stream() const override { return stream_; }
   void set_stream(void* stream) override { stream_ = static_cast<cudaStream_t>(stream); }
-  [[nodiscard]] std::string kernel_name(const RunArgs& args) const override { return choose_kernel(args).name; }
+  [[nodiscard]] std::string kernel_name(const Plan& plan, const RunArgs& args) const override {
+    return choose_kernel(args, width_of(plan), device_).name;
+  }
   Status load_step(const Plan& plan, const BatchState& batch) override;
   Status enqueue(const Plan& plan, const RunArgs& args) override;
   Status synchronize() override;
@@ -42,12 +46,18 @@ class Backend final : public CudaBackend {
 
   /// For measurements: overrides the choice of how decode kernels enter.
   void set_decode_entry(DecodeEntry entry) { decode_entry_ = entry; }
+  /// Likewise of the kernel's width.
+  void set_width(std::optional<Width> width) { width_ = width; }
 
  private:
   friend class StepGraph;
   explicit Backend(CudaDevice device) : device_(std::move(device)), memory_(device_.ordinal, device_.l2_bytes) {}
   Status open(void* stream);
-  Status prepare_once(const KernelEntry& kernel);
+  /// Blocks of a kernel that the GPU holds at once; asks CUDA the first time.
+  Result<std::int64_t> resident_blocks(const KernelEntry& kernel);
+  /// Blocks of a decode launch over that many tasks.
+  Result<std::int64_t> decode_blocks(const KernelEntry& kernel, std::int64_t num_tasks);
+  [[nodiscard]] Width width_of(const Plan& plan) const;
   [[nodiscard]] bool can_depend() const { return device_.compute_major >= 9; }
   [[nodiscard]] Entry decode_entry(const Plan& plan) const;
   [[nodiscard]] Entry merge_entry() const { return can_depend() ? Entry::kDependent : Entry::kAfter; }
@@ -62,7 +72,8 @@ class Backend final : public CudaBackend {
   Event end_;
   StepMemory step_;
   DeviceBuffer probe_ids_;
-  std::vector<const void*> prepared_;
+  std::vector<std::pair<const void*, std::int32_t>> prepared_;  // kernel, blocks an SM
+  std::optional<Width> width_;
   DecodeEntry decode_entry_ = DecodeEntry::kChosen;
   // What is loaded: a plan is told by its task list, which moves with it.
   const Task* loaded_tasks_ = nullptr;

@@ -1,4 +1,5 @@
-// The decode kernel on tensor cores: one block a task, K and V read once for all query heads of a KV head.
+// The decode kernel on tensor cores: a block takes tasks from the list until none is left; K and V are read
+// once for all query heads of a KV head.
 // Not here: launches (cuda_backend.cc), merging splits (merge.cuh), types and shapes it lacks (simple.cuh).
 //
 // Maths. For the query heads h of a group and the tokens j of a task: x_hj = scale * q_h . k_j (capped if
@@ -7,15 +8,16 @@
 //
 // Traffic. A token of a KV head costs 4 * head_dim bytes and 4 * group * head_dim FLOPs: at 8 heads a
 // group 8 FLOPs a byte, where an H100 has 300. The kernel is a copy with arithmetic hidden under it; what
-// decides is bytes in flight an SM (64 KB reach the limit on an H100, 32 KB lose 8%) and the gaps at both
-// ends of a task, which the other blocks of the SM fill.
+// decides is bytes in flight an SM (64 to 128 KB reach the limit of an H100, 32 KB lose 8%; 192 KB in
+// three blocks an SM only lengthened the queue, and every start of a task with it: 171 to 181 us on B8
+// bimodal), and that nothing stops the copies between two tasks.
 //
 // Layouts. A tile is 16 tokens of one KV head, K [16][head_dim] then V [16][head_dim], rows of
 // 2 * kHeadDim bytes, 16-byte chunk c of row r stored at chunk c ^ (r & 7): ldmatrix meets no bank twice.
 // Every token row has its own address in the pages, so page sizes, strides and NHD cost nothing.
 //
-// Mapping. A warp (or kHeadSplit warps, which then halve the query heads between them) owns a ring of
-// kStages tiles and takes every kGroups-th tile of the task. S = K Q^T is [16 tokens][8 heads] a
+// Mapping. A warp (or kHeadSplit warps, which then divide the query heads among them) owns a ring of
+// kStages tiles and takes every kGroups-th tile of a task. S = K Q^T is [16 tokens][8 heads] a
 // matrix: K is the A operand, so that the few query heads fill the narrow side. In a fragment of S a lane
 // holds the tokens lane/4 and lane/4 + 8 of the heads 2 (lane%4) and + 1. acc^T = V^T P is [16 dims]
 // [8 heads] with the same two heads a lane: rescaling needs no exchange. P goes from S's layout to the B
@@ -23,11 +25,19 @@
 // P is split into a high and a low 16-bit part, two products each: the error of a result is then the
 // rounding of FP32, not of P (bf16 alone would err by 2^-9). It costs 8 of 24 products a tile, hidden.
 //
+// From task to task. While a block works on a task, the one after it is known and lane 0 draws the one after
+// that. A task begins with copies of the next one's queries and first page ids; a warp whose own tiles have
+// all been asked for goes on with the next task's: the ring does not run dry at a border. A ring is a
+// sequence of tiles; where a task was too short for that the sequence has gaps, which the reader skips.
+//
 // Invariants. Rows beyond the task's end are zero in shared memory (cp.async reads 0 bytes of them) and
-// masked to -inf in S, so that a NaN there is never multiplied. Copies of a stage begin only after all
-// warps that share it have read it. Page ids arrive with the tile one ring ahead: no load waits for one.
+// masked to -inf in S, so that a NaN there is never multiplied. Copies into a stage begin only after all
+// warps that share it have read it. Exactly one group of copies is committed a step, so that waiting for
+// all but kStages - 1 groups means the tile at hand has arrived. The page id of a tile arrives with the
+// tile one ring ahead: no load waits for one. All sharers of a ring decide alike what is copied next.
 #pragma once
 
+#include "exec/cuda/merge.cuh"
 #include "exec/cuda/output.cuh"
 #include "exec/cuda/params.h"
 #include "exec/cuda/ptx.cuh"
@@ -55,141 +65,255 @@ struct DecodeConfig {
   static constexpr int kRowChunks = kRowBytes / 16;
   static constexpr int kTileBytes = kTileTokens * kRowBytes;  // of K; V as much
   static constexpr int kStageBytes = 2 * kTileBytes;
-  static constexpr int kRingBytes = kGroups * kStages * kStageBytes;
-  static constexpr int kIdBytes = kWarps * kStages * 32 * 4;
   static constexpr int kSteps = kHeadDim / 16;  // matrices along the head dimension
   // Fragments of Q take kSteps * kMatrices * 2 registers; beside a large accumulator they stay in memory.
-  static constexpr bool kQueryInShared = kHeadDim * kMatrices > 256;
-  static constexpr int kQueryBytes = kQueryInShared ? kHeadSplit * kSteps * kMatrices * 32 * 8 : 0;
-  static constexpr int kSharedBytes = kRingBytes + kIdBytes + kQueryBytes;
-
-  // Merging the warps reuses the ring. The pitch shifts neighbouring heads by 8 banks.
+  static constexpr bool kQueryInRegisters = kHeadDim * kMatrices <= 256;
+  static constexpr int kQueryPitch = kRowBytes + 16;  // of a head; the shift avoids bank conflicts
+  // The pitch of merged states shifts neighbouring heads by 8 banks.
   static constexpr int kMergePitch = kHeadDim + 4;
-  static constexpr int kMergeBytes = kGroups * kHeads * (kMergePitch + 2) * 4;
+  static constexpr int kMergeSlots = kGroups > 1 ? kGroups / 2 : 1;
+  static constexpr int kMergeFloats = kHeads * (kMergePitch + 2);  // of a slot
+
+  // Shared memory, in bytes from its start.
+  static constexpr int kRingAt = 0;
+  static constexpr int kMergeAt = kRingAt + kGroups * kStages * kStageBytes;
+  static constexpr int kQueryAt = kMergeAt + kMergeSlots * kMergeFloats * 4;
+  static constexpr int kIdsAt = kQueryAt + 2 * kHeads * kQueryPitch;
+  static constexpr int kFirstIdsAt = kIdsAt + kWarps * kStages * kTileTokens * 4;
+  static constexpr int kTasksAt = kFirstIdsAt + kWarps * kStages * kTileTokens * 4;
+  static constexpr int kSharedBytes = kTasksAt + 4 * 32;  // TaskQueue::kSlots
 
   static_assert(kHeadDim % 64 == 0 && kHeadDim <= 256);
-  static_assert(kWarps % kHeadSplit == 0);
+  static_assert(kWarps % kHeadSplit == 0 && (kGroups == 1 || kGroups % 2 == 0));
+  static_assert((kStages & (kStages - 1)) == 0, "a sequence number finds its stage by a mask");
   static_assert(32 % kRowChunks == 0 && kTileTokens % ((32 / kRowChunks) * kHeadSplit) == 0);
-  static_assert(kMergeBytes <= kRingBytes, "the states of all warps must fit the ring");
-  static_assert(kSharedBytes <= 99 * 1024, "one block must fit every GPU from compute capability 8.6 on");
 };
 
-/// One task and KV head, seen by one thread. Phases in the order they run.
+/// The list of tasks, in the order in which a block takes them: blockIdx, blockIdx + gridDim, then whatever is
+/// drawn. Run by lane 0 of warp 0, two tasks ahead of the block; all threads read slot(). Drawing takes two
+/// trips to the L2, spread over three calls of advance(), so that nothing waits for it in a long task.
+class TaskQueue {
+ public:
+  static constexpr int kSlots = 4;  // the task at hand, the next, and the one after it
+
+  __device__ TaskQueue(const LayerParams& params, DeviceTask* slots) : p_(params), slots_(slots) {}
+
+  [[nodiscard]] __device__ const DeviceTask& slot(int number) const { return slots_[number & (kSlots - 1)]; }
+
+  /// Tasks 0 and 1. Reads nothing but the list.
+  __device__ void begin(const DeviceTask& first) {
+    slots_[0] = first;
+    number_ = 1;
+    look_after(first);
+    while (state_ != State::kPublished) advance();
+  }
+
+  /// Begins to look for the task two after `number`.
+  __device__ void restart(int number) {
+    number_ = number + 2;
+    look_after(slot(number + 1));
+  }
+
+  __device__ void advance() {
+    switch (state_) {
+      case State::kIdle:
+        drawn_ = atomicAdd(p_.queue, 1) + 2 * static_cast<int>(gridDim.x);
+        state_ = State::kDrawn;
+        break;
+      case State::kDrawn:
+        if (drawn_ < p_.num_tasks) {
+          found_ = p_.tasks[drawn_];
+        }
+        state_ = State::kFound;
+        break;
+      case State::kFound:
+        slots_[number_ & (kSlots - 1)] = found_;
+        state_ = State::kPublished;
+        break;
+      case State::kPublished: break;
+    }
+  }
+
+  /// Before a barrier: what was begun is in its slot afterwards.
+  __device__ void complete() {
+    while (state_ != State::kPublished) advance();
+  }
+
+  /// The last block to leave puts the counters back to 0 for the next launch.
+  static __device__ void leave(const LayerParams& p) {
+    if (!draws(p)) {
+      return;
+    }
+    if (atomicAdd(p.queue + 1, 1) == static_cast<int>(gridDim.x) - 1) {
+      p.queue[0] = 0;
+      p.queue[1] = 0;
+    }
+  }
+
+ private:
+  enum class State { kIdle, kDrawn, kFound, kPublished };
+
+  static __device__ bool draws(const LayerParams& p) { return p.num_tasks > 2 * static_cast<int>(gridDim.x); }
+
+  __device__ void look_after(const DeviceTask& last) {
+    found_ = DeviceTask{};
+    state_ = State::kFound;
+    if (last.row < 0) {
+      return;
+    }
+    if (last.kv_head_begin + 1 < last.kv_head_end) {  // a task of several heads: the next one of them
+      found_ = last;
+      ++found_.kv_head_begin;
+      found_.partial_slot += last.partial_slot < 0 ? 0 : last.slot_stride;
+      found_.first_slot += last.slot_stride;
+    } else if (!took_second_) {
+      took_second_ = true;
+      drawn_ = static_cast<int>(blockIdx.x) + static_cast<int>(gridDim.x);
+      state_ = State::kDrawn;
+    } else if (draws(p_)) {
+      state_ = State::kIdle;
+    }
+  }
+
+  const LayerParams& p_;
+  DeviceTask* const slots_;
+  State state_ = State::kPublished;
+  bool took_second_ = false;
+  int number_ = 0;
+  int drawn_ = 0;
+  DeviceTask found_;
+};
+
+/// A block's work, seen by one thread.
 template <class C>
 class Decoder {
   using T = typename C::T;
   using E = Element<T>;
+  static constexpr int kStageMask = C::kStages - 1;
 
  public:
-  __device__ Decoder(const LayerParams& params, const DeviceTask& task, int kv_head, unsigned char* shared)
+  __device__ Decoder(const LayerParams& params, unsigned char* shared)
       : p_(params),
-        task_(task),
-        kv_head_(kv_head),
+        shared_(shared),
         lane_(static_cast<int>(threadIdx.x) % 32),
         warp_(static_cast<int>(threadIdx.x) / 32),
         group_(warp_ / C::kHeadSplit),
         part_(warp_ % C::kHeadSplit),
-        shared_(shared),
-        ring_(shared_address(shared) + group_ * C::kStages * C::kStageBytes),
-        ids_(shared_address(shared) + C::kRingBytes + (warp_ * C::kStages * 32 + lane_) * 4),
-        num_tiles_((task.token_end - task.token_begin + kTileTokens - 1) / kTileTokens),
-        policy_(evict_first_policy()) {
-#pragma unroll
-    for (int n = 0; n < C::kMatrices; ++n) {
-      m_[n][0] = m_[n][1] = -INFINITY;
-      l_[n][0] = l_[n][1] = 0.0F;
-#pragma unroll
-      for (int d = 0; d < C::kSteps; ++d) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) acc_[n][d][i] = 0.0F;
-      }
+        ring_(shared_address(shared) + C::kRingAt + group_ * C::kStages * C::kStageBytes),
+        policy_(evict_first_policy()),
+        queue_(params, reinterpret_cast<DeviceTask*>(shared + C::kTasksAt)) {}
+
+  /// Ahead of the kernel before: the first task and its page ids depend on nothing that it writes.
+  __device__ void prepare(const DeviceTask& first) {
+    adopt(first);
+    copy_first_ids(first);
+    commit_copies();
+    if (threadIdx.x == 0) {
+      queue_.begin(first);
     }
   }
 
-  /// Loads of page ids: the only ones that do not depend on the kernel ahead.
-  __device__ void begin() {
-#pragma unroll
-    for (int stage = 0; stage < C::kStages; ++stage) {
-      const int token = token_of(tile_at(stage));
-      first_ids_[stage] = token < task_.token_end ? load_early(id_address(token)) : 0;
-    }
-  }
-
-  __device__ void run() {
-    if (num_tiles_ > 0) {
-      load_queries();
-      fill_ring();
-      walk_tiles();
-    }
-    wait_copies<0>();
-    __syncthreads();  // the ring is read out: its memory takes the warps' states
-    publish_states();
+  /// All tasks, beginning with the one that prepare() was given.
+  __device__ void run(const DeviceTask& first) {
+    copy_queries(first, 0);
+    commit_copies();
+    wait_copies<1>();  // the page ids
+    __syncwarp();
+    consumed_ = produced_;
+    fill_ring();
+    wait_copies<C::kStages>();  // the queries
     __syncthreads();
-    finish();
+    tokens_ = first.token_end - first.token_begin;
+    for (int number = 0;; ++number) {
+      begin_task(number);
+      walk_tiles(number);
+      end_task(number);
+      if (!has_next_) {
+        break;
+      }
+      find_tiles(number + 1);
+    }
   }
 
  private:
   // ---- where things lie -------------------------------------------------------------------------
 
-  __device__ int tile_at(int step) const { return group_ + step * C::kGroups; }
-  /// The token whose address this lane works out for a tile.
-  __device__ int token_of(int tile) const {
-    return task_.token_begin + tile * kTileTokens + lane_ % kTileTokens;
+  __device__ std::uint32_t stage_address(int sequence) const {
+    return ring_ + (sequence & kStageMask) * C::kStageBytes;
   }
-  __device__ const std::int32_t* id_address(int token) const {
-    return p_.page_ids + (static_cast<std::int64_t>(task_.page_id_offset) + page_of(p_, token));
+  __device__ std::uint32_t word_address(int region, int index) const {
+    return shared_address(shared_) + region + (warp_ * C::kStages * kTileTokens + index * kTileTokens +
+                                               lane_ % kTileTokens) * 4;
   }
-  __device__ std::uint32_t stage_address(int stage) const { return ring_ + stage * C::kStageBytes; }
-  __device__ std::uint32_t id_slot(int stage) const { return ids_ + stage * 32 * 4; }
+  __device__ std::uint32_t query_address(int number) const {
+    return shared_address(shared_) + C::kQueryAt + (number & 1) * C::kHeads * C::kQueryPitch;
+  }
   __device__ int first_head() const { return part_ * C::kMatrices * 8; }
 
-  // ---- loads ------------------------------------------------------------------------------------
+  // ---- the copying side: ahead_ is the task that it is at ----------------------------------------
 
-  /// Fragments of Q^T: a lane holds dimensions 16 d + 2 (lane%4) + {0, 1, 8, 9} of head lane/4.
-  __device__ void load_queries() {
-    const T* row = static_cast<const T*>(p_.q) + task_.row * p_.q_row_stride +
-                   static_cast<std::int64_t>(kv_head_) * p_.group_size * p_.q_head_stride;
+  struct Ahead {
+    int page_id_offset = 0;
+    int token_begin = 0;
+    int token_end = 0;
+    int kv_head = 0;
+    int next = 0;   // tiles of this ring copied so far
+    int count = 0;  // tiles of this ring
+  };
+
+  __device__ int ring_tiles(int tokens) const {
+    const int tiles = (tokens + kTileTokens - 1) / kTileTokens;
+    return tiles > group_ ? (tiles - group_ - 1) / C::kGroups + 1 : 0;
+  }
+  __device__ static int ring_token(int group, int tile) { return (group + tile * C::kGroups) * kTileTokens; }
+
+  __device__ void adopt(const DeviceTask& task) {
+    ahead_.page_id_offset = task.page_id_offset;
+    ahead_.token_begin = task.token_begin;
+    ahead_.token_end = task.token_end;
+    ahead_.kv_head = task.kv_head_begin;
+    ahead_.next = 0;
+    ahead_.count = ring_tiles(task.token_end - task.token_begin);
+  }
+
+  __device__ const std::int32_t* id_address(int page_id_offset, int token) const {
+    return p_.page_ids + (static_cast<std::int64_t>(page_id_offset) + page_of(p_, token));
+  }
+
+  /// Page ids of a task's first kStages tiles; every lane for the token that it works out addresses for.
+  __device__ void copy_first_ids(const DeviceTask& task) const {
 #pragma unroll
-    for (int n = 0; n < C::kMatrices; ++n) {
-      const int head = first_head() + n * 8 + lane_ / 4;
-      const T* q = row + head * p_.q_head_stride + lane_ % 4 * 2;
-#pragma unroll
-      for (int d = 0; d < C::kSteps; ++d) {
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          const int dim = d * 16 + i * 8;  // head_dim is a multiple of 8: all of these 8 or none
-          const bool exists = head < p_.group_size && dim < p_.head_dim;
-          const std::uint32_t pair = exists ? load_early(reinterpret_cast<const std::uint32_t*>(q + dim)) : 0U;
-          if constexpr (C::kQueryInShared) {
-            query_shared(d, n)[i] = pair;  // written alike by the groups, each warp part its own heads
-          } else {
-            query_[n][d][i] = pair;
-          }
-        }
-      }
+    for (int tile = 0; tile < C::kStages; ++tile) {
+      const int token = task.token_begin + ring_token(group_, tile) + lane_ % kTileTokens;
+      const bool exists = token < task.token_end;
+      copy_async_4(word_address(C::kFirstIdsAt, tile), exists ? id_address(task.page_id_offset, token) : p_.page_ids,
+                   exists ? 4 : 0);
     }
   }
 
-  __device__ std::uint32_t* query_shared(int d, int n) const {
-    auto* all = reinterpret_cast<std::uint32_t*>(shared_ + C::kRingBytes + C::kIdBytes);
-    return all + ((part_ * C::kSteps + d) * C::kMatrices + n) * 64 + lane_ * 2;
-  }
-
-  __device__ void query_fragment(int d, int n, std::uint32_t (&b)[2]) const {
-    if constexpr (C::kQueryInShared) {
-      const uint2 pair = *reinterpret_cast<const uint2*>(query_shared(d, n));
-      b[0] = pair.x;
-      b[1] = pair.y;
-    } else {
-      b[0] = query_[n][d][0];
-      b[1] = query_[n][d][1];
+  /// Queries of a task's group, [head][dim] with zeros where there is none; every thread its share.
+  __device__ void copy_queries(const DeviceTask& task, int number) const {
+    const T* from = static_cast<const T*>(p_.q) + task.row * p_.q_row_stride +
+                    static_cast<std::int64_t>(task.kv_head_begin) * p_.group_size * p_.q_head_stride;
+    const std::uint32_t to = query_address(number);
+    constexpr int kPairs = C::kHeadDim / 2;  // 4-byte copies: queries need not lie on 16 bytes
+    for (int i = static_cast<int>(threadIdx.x); i < C::kHeads * kPairs; i += C::kThreads) {
+      const int head = i / kPairs;
+      const int dim = i % kPairs * 2;
+      const bool exists = head < p_.group_size && dim < p_.head_dim;
+      copy_async_4(to + head * C::kQueryPitch + dim * 2, exists ? from + head * p_.q_head_stride + dim : p_.q,
+                   exists ? 4 : 0);
     }
   }
 
-  /// Starts the copies of a tile's K and V into a stage, and of the page id that the stage's next tile needs.
-  __device__ void copy_tile(int step, int stage, std::int32_t page_id) {
-    const int tile = tile_at(step);
-    const int token = token_of(tile);
+  /// Starts the copies of the next tile of ahead_ into the stage of `sequence`, and of the page ids of the
+  /// tile that comes one ring later.
+  __device__ void copy_tile(int sequence) {
+    const int tile = ahead_.next;
+    const int first_token = ahead_.token_begin + ring_token(group_, tile);
+    const int token = first_token + lane_ % kTileTokens;
+    const std::int64_t page_id = shared_word(
+        tile < C::kStages ? word_address(C::kFirstIdsAt, tile) : word_address(C::kIdsAt, tile & kStageMask));
     const std::int64_t slot = token - page_of(p_, token) * p_.page_size;
     const std::int64_t k_offset = page_id * p_.k_strides.page + slot * p_.k_strides.slot;
     const std::int64_t v_offset = page_id * p_.v_strides.page + slot * p_.v_strides.slot;
@@ -197,28 +321,67 @@ class Decoder {
     constexpr int kIterations = kTileTokens / kRowsAtOnce / C::kHeadSplit;
     const int chunk = lane_ % C::kRowChunks;
     const bool chunk_exists = chunk * 8 < p_.head_dim;
-    const auto* k = static_cast<const unsigned char*>(p_.k) + kv_head_ * p_.k_strides.kv_head + chunk * 16;
-    const auto* v = static_cast<const unsigned char*>(p_.v) + kv_head_ * p_.v_strides.kv_head + chunk * 16;
-    const int tokens_left = task_.token_end - task_.token_begin - tile * kTileTokens;
+    const auto* k = static_cast<const unsigned char*>(p_.k) + ahead_.kv_head * p_.k_strides.kv_head + chunk * 16;
+    const auto* v = static_cast<const unsigned char*>(p_.v) + ahead_.kv_head * p_.v_strides.kv_head + chunk * 16;
+    const int tokens_left = ahead_.token_end - first_token;
 #pragma unroll
     for (int i = 0; i < kIterations; ++i) {
       const int row = (part_ * kIterations + i) * kRowsAtOnce + lane_ / C::kRowChunks;
       const std::int64_t k_row = __shfl_sync(0xFFFFFFFFU, k_offset, row);
       const std::int64_t v_row = __shfl_sync(0xFFFFFFFFU, v_offset, row);
       const bool exists = row < tokens_left && chunk_exists;
-      const std::uint32_t to = stage_address(stage) + row * C::kRowBytes + ((chunk ^ (row & 7)) << 4);
+      const std::uint32_t to = stage_address(sequence) + row * C::kRowBytes + ((chunk ^ (row & 7)) << 4);
       copy_async_16(to, exists ? k + k_row : p_.k, exists ? 16 : 0, policy_);
       copy_async_16(to + C::kTileBytes, exists ? v + v_row : p_.v, exists ? 16 : 0, policy_);
     }
-    const int next_token = token_of(tile_at(step + C::kStages));
-    const bool has_next = next_token < task_.token_end;
-    copy_async_4(id_slot(stage), has_next ? id_address(next_token) : p_.page_ids, has_next ? 4 : 0);
+    const int later = token + C::kStages * C::kGroups * kTileTokens;
+    const bool exists = later < ahead_.token_end;
+    copy_async_4(word_address(C::kIdsAt, tile & kStageMask),
+                 exists ? id_address(ahead_.page_id_offset, later) : p_.page_ids, exists ? 4 : 0);
+    ++ahead_.next;
   }
 
-  __device__ std::int32_t arrived_id(int stage) const {
-    std::int32_t id;
-    asm volatile("ld.shared.b32 %0, [%1];" : "=r"(id) : "r"(id_slot(stage)) : "memory");
-    return id;
+  __device__ static std::int32_t shared_word(std::uint32_t address) {
+    std::int32_t word;
+    asm volatile("ld.shared.b32 %0, [%1];" : "=r"(word) : "r"(address) : "memory");
+    return word;
+  }
+
+  /// One step of the copying side: a tile if there is one, and always a group.
+  __device__ void produce() {
+    if (ahead_.next < ahead_.count) {
+      copy_tile(produced_);
+    }
+    commit_copies();
+    ++produced_;
+  }
+
+  __device__ void fill_ring() {
+    while (produced_ - consumed_ < C::kStages) produce();
+  }
+
+  /// Goes on with the next task's tiles when this one's have all been asked for and the next one's page ids
+  /// have arrived.
+  __device__ void look_ahead(int number) {
+    ++steps_;
+    if (steps_ > C::kStages && has_next_ && !crossed_ && ahead_.next >= ahead_.count) {
+      adopt(queue_.slot(number + 1));
+      crossed_ = true;
+      next_begin_ = produced_;
+    }
+  }
+
+  /// Where the task's first tile is in the ring: there already, or asked for now.
+  __device__ void find_tiles(int number) {
+    const DeviceTask& task = queue_.slot(number);
+    tokens_ = task.token_end - task.token_begin;
+    if (crossed_) {
+      consumed_ = next_begin_;
+    } else {
+      adopt(task);
+      consumed_ = produced_;
+    }
+    fill_ring();
   }
 
   // ---- the walk ---------------------------------------------------------------------------------
@@ -233,70 +396,129 @@ class Decoder {
     }
   }
 
-  __device__ void fill_ring() {
-#pragma unroll
-    for (int stage = 0; stage < C::kStages; ++stage) {
-      if (tile_at(stage) < num_tiles_) {
-        copy_tile(stage, stage, first_ids_[stage]);
-      }
-      commit_copies();
+  /// The ring is full; the first page ids are used up, so that the next task's may come.
+  __device__ void begin_task(int number) {
+    const DeviceTask& next = queue_.slot(number + 1);
+    has_next_ = next.row >= 0;
+    crossed_ = false;
+    steps_ = 0;
+    if (has_next_) {
+      copy_queries(next, number + 1);
+      copy_first_ids(next);
     }
-    if constexpr (C::kQueryInShared) {
-      __syncwarp();
+    if (threadIdx.x == 0) {
+      queue_.restart(number);
+    }
+    load_queries(number);
+#pragma unroll
+    for (int n = 0; n < C::kMatrices; ++n) {
+      m_[n][0] = m_[n][1] = -INFINITY;
+      l_[n][0] = l_[n][1] = 0.0F;
+#pragma unroll
+      for (int d = 0; d < C::kSteps; ++d) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) acc_[n][d][i] = 0.0F;
+      }
     }
   }
 
-  __device__ void walk_tiles() {
-    int stage = 0;
-    for (int step = 0; tile_at(step) < num_tiles_; ++step) {
+  __device__ void walk_tiles(int number) {
+    const int count = ring_tiles(tokens_);
+    for (int tile = 0; tile < count; ++tile) {
       wait_copies<C::kStages - 1>();
       sync_sharers();
-      const std::int32_t next_id = arrived_id(stage);
-      compute_tile(tile_at(step), stage);
-      sync_sharers();
-      if (tile_at(step + C::kStages) < num_tiles_) {
-        copy_tile(step + C::kStages, stage, next_id);
+      compute_tile(tokens_ - ring_token(group_, tile), consumed_);
+      if (threadIdx.x == 0) {
+        queue_.advance();
       }
-      commit_copies();
-      stage = stage + 1 == C::kStages ? 0 : stage + 1;
+      sync_sharers();
+      ++consumed_;
+      look_ahead(number);
+      produce();
     }
   }
 
   // ---- one tile ---------------------------------------------------------------------------------
 
-  __device__ void compute_tile(int tile, int stage) {
-    float x[C::kMatrices][4];
-    score(stage, x);
-    shape_logits(tile, x);
-    raise_maximum(x);
-    std::uint32_t high[C::kMatrices][2];
-    std::uint32_t low[C::kMatrices][2];
-    weigh(x, high, low);
-    accumulate(stage, high, low);
-  }
-
-  __device__ void score(int stage, float (&x)[C::kMatrices][4]) const {
-#pragma unroll
-    for (int n = 0; n < C::kMatrices; ++n) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) x[n][i] = 0.0F;
-    }
-    const std::uint32_t row = stage_address(stage) + (lane_ % 16) * C::kRowBytes;
-#pragma unroll
-    for (int d = 0; d < C::kSteps; ++d) {
-      std::uint32_t a[4];
-      load_matrices(a, row + (((d * 2 + lane_ / 16) ^ (lane_ & 7)) << 4));
+  /// Fragments of Q^T: a lane holds dimensions 16 d + 2 (lane%4) + {0, 1, 8, 9} of head lane/4.
+  __device__ void load_queries(int number) {
+    query_at_ = query_address(number) + (first_head() + lane_ % 8) * C::kQueryPitch + lane_ / 8 * 16;
+    if constexpr (C::kQueryInRegisters) {
 #pragma unroll
       for (int n = 0; n < C::kMatrices; ++n) {
-        std::uint32_t b[2];
-        query_fragment(d, n, b);
-        E::mma(x[n], a, b);
+#pragma unroll
+        for (int d = 0; d < C::kSteps; d += 2) {
+          std::uint32_t two[4];
+          load_matrices(two, query_at_ + n * 8 * C::kQueryPitch + d * 32);
+          query_[n][d][0] = two[0];
+          query_[n][d][1] = two[1];
+          query_[n][d + 1][0] = two[2];
+          query_[n][d + 1][1] = two[3];
+        }
       }
     }
   }
 
+  /// Of the steps d and d + 1.
+  __device__ void query_fragments(int d, int n, std::uint32_t (&b)[2][2]) const {
+    if constexpr (C::kQueryInRegisters) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        b[i][0] = query_[n][d + i][0];
+        b[i][1] = query_[n][d + i][1];
+      }
+    } else {
+      std::uint32_t two[4];
+      load_matrices(two, query_at_ + n * 8 * C::kQueryPitch + d * 32);
+      b[0][0] = two[0];
+      b[0][1] = two[1];
+      b[1][0] = two[2];
+      b[1][1] = two[3];
+    }
+  }
+
+  __device__ void compute_tile(int tokens_left, int sequence) {
+    float x[C::kMatrices][4];
+    score(sequence, x);
+    shape_logits(tokens_left, x);
+    raise_maximum(x);
+    std::uint32_t high[C::kMatrices][2];
+    std::uint32_t low[C::kMatrices][2];
+    weigh(x, high, low);
+    accumulate(sequence, high, low);
+  }
+
+  /// Dot products, in two sums that do not wait for each other.
+  __device__ void score(int sequence, float (&x)[C::kMatrices][4]) const {
+    float odd[C::kMatrices][4];
+#pragma unroll
+    for (int n = 0; n < C::kMatrices; ++n) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) x[n][i] = odd[n][i] = 0.0F;
+    }
+    const std::uint32_t row = stage_address(sequence) + (lane_ % 16) * C::kRowBytes;
+#pragma unroll
+    for (int d = 0; d < C::kSteps; d += 2) {
+      std::uint32_t a[2][4];
+#pragma unroll
+      for (int i = 0; i < 2; ++i) load_matrices(a[i], row + ((((d + i) * 2 + lane_ / 16) ^ (lane_ & 7)) << 4));
+#pragma unroll
+      for (int n = 0; n < C::kMatrices; ++n) {
+        std::uint32_t b[2][2];
+        query_fragments(d, n, b);
+        E::mma(x[n], a[0], b[0]);
+        E::mma(odd[n], a[1], b[1]);
+      }
+    }
+#pragma unroll
+    for (int n = 0; n < C::kMatrices; ++n) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) x[n][i] += odd[n][i];
+    }
+  }
+
   /// Dot products to logits: scale, cap, and -inf for rows beyond the end.
-  __device__ void shape_logits(int tile, float (&x)[C::kMatrices][4]) const {
+  __device__ void shape_logits(int tokens_left, float (&x)[C::kMatrices][4]) const {
 #pragma unroll
     for (int n = 0; n < C::kMatrices; ++n) {
 #pragma unroll
@@ -310,7 +532,6 @@ class Decoder {
         for (int i = 0; i < 4; ++i) x[n][i] = p_.soft_cap * tanhf(x[n][i] * inverse);
       }
     }
-    const int tokens_left = task_.token_end - task_.token_begin - tile * kTileTokens;
     if (tokens_left < kTileTokens) {
       const int token = lane_ / 4;
 #pragma unroll
@@ -342,16 +563,21 @@ class Decoder {
     }
 #pragma unroll
     for (int n = 0; n < C::kMatrices; ++n) {
+      const float factor[2] = {weight(m_[n][0], top[n][0]), weight(m_[n][1], top[n][1])};
+      scale_state(n, factor);
+      m_[n][0] = top[n][0];
+      m_[n][1] = top[n][1];
+    }
+  }
+
+  __device__ void scale_state(int n, const float (&factor)[2]) {
 #pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const float factor = weight(m_[n][h], top[n][h]);
-        m_[n][h] = top[n][h];
-        l_[n][h] *= factor;
+    for (int h = 0; h < 2; ++h) {
+      l_[n][h] *= factor[h];
 #pragma unroll
-        for (int d = 0; d < C::kSteps; ++d) {
-          acc_[n][d][h] *= factor;
-          acc_[n][d][h + 2] *= factor;
-        }
+      for (int d = 0; d < C::kSteps; ++d) {
+        acc_[n][d][h] *= factor[h];
+        acc_[n][d][h + 2] *= factor[h];
       }
     }
   }
@@ -375,10 +601,10 @@ class Decoder {
     }
   }
 
-  __device__ void accumulate(int stage, const std::uint32_t (&high)[C::kMatrices][2],
+  __device__ void accumulate(int sequence, const std::uint32_t (&high)[C::kMatrices][2],
                              const std::uint32_t (&low)[C::kMatrices][2]) {
     const std::uint32_t row =
-        stage_address(stage) + C::kTileBytes + (lane_ % 8 + lane_ / 16 * 8) * C::kRowBytes;
+        stage_address(sequence) + C::kTileBytes + (lane_ % 8 + lane_ / 16 * 8) * C::kRowBytes;
 #pragma unroll
     for (int d = 0; d < C::kSteps; ++d) {
       std::uint32_t a[4];
@@ -391,30 +617,115 @@ class Decoder {
     }
   }
 
-  // ---- the end ----------------------------------------------------------------------------------
+  // ---- the end of a task ------------------------------------------------------------------------
 
-  __device__ float* shared_acc(int group, int head) const {
-    return reinterpret_cast<float*>(shared_) + (group * C::kHeads + head) * C::kMergePitch;
+  /// A slot holds the states of one group: in the layout of fragments while two groups join, then as
+  /// [head][dim] and (m, l) pairs behind.
+  __device__ float* merge_slot(int slot) const {
+    return reinterpret_cast<float*>(shared_ + C::kMergeAt) + slot * C::kMergeFloats;
   }
-  __device__ float2* shared_ml(int group, int head) const {
-    return reinterpret_cast<float2*>(reinterpret_cast<float*>(shared_) + C::kGroups * C::kHeads * C::kMergePitch) +
-           group * C::kHeads + head;
+  __device__ float2* slot_ml(int slot, int head) const {
+    return reinterpret_cast<float2*>(merge_slot(slot) + C::kHeads * C::kMergePitch) + head;
   }
 
-  /// Every warp's state of its heads to shared memory, [group][head][dim].
-  __device__ void publish_states() {
+  __device__ void end_task(int number) {
+    sum_lanes();
+    if (threadIdx.x == 0) {
+      queue_.complete();
+    }
+    constexpr int kUpper = C::kGroups / 2;  // groups from here on hand their states to the lower half
+    if (C::kGroups > 1 && group_ >= kUpper) {
+      store_fragments(group_ - kUpper);
+    }
+    __syncthreads();
+    catch_up();
+    if (C::kGroups == 1 || group_ < kUpper) {
+      if (C::kGroups > 1) {
+        add_fragments(group_);
+        __syncwarp();
+      }
+      if constexpr (C::kHeadSplit > 1 && C::kGroups > 1) {
+        sync_sharers();  // the sharers' fragments lie where this warp's rows go
+      }
+      store_states(C::kGroups > 1 ? group_ : 0);
+    }
+    __syncthreads();
+    write_result(number);
+    __syncthreads();
+  }
+
+  /// The next task's queries and page ids: in a task of more than kStages steps they have long arrived.
+  __device__ void catch_up() const {
+    if (has_next_ && steps_ <= C::kStages) {
+      commit_copies();
+      wait_copies<0>();
+    }
+  }
+
+  __device__ void sum_lanes() {
 #pragma unroll
     for (int n = 0; n < C::kMatrices; ++n) {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        float sum = l_[n][h];
-        sum += __shfl_xor_sync(0xFFFFFFFFU, sum, 4);
-        sum += __shfl_xor_sync(0xFFFFFFFFU, sum, 8);
-        sum += __shfl_xor_sync(0xFFFFFFFFU, sum, 16);
+        l_[n][h] += __shfl_xor_sync(0xFFFFFFFFU, l_[n][h], 4);
+        l_[n][h] += __shfl_xor_sync(0xFFFFFFFFU, l_[n][h], 8);
+        l_[n][h] += __shfl_xor_sync(0xFFFFFFFFU, l_[n][h], 16);
+      }
+    }
+  }
+
+  __device__ float4* fragment_slot(int slot, int n) const {
+    return reinterpret_cast<float4*>(merge_slot(slot)) + (part_ * C::kMatrices + n) * C::kSteps * 32 + lane_;
+  }
+
+  __device__ void store_fragments(int slot) {
+#pragma unroll
+    for (int n = 0; n < C::kMatrices; ++n) {
+#pragma unroll
+      for (int d = 0; d < C::kSteps; ++d) {
+        fragment_slot(slot, n)[d * 32] = make_float4(acc_[n][d][0], acc_[n][d][1], acc_[n][d][2], acc_[n][d][3]);
+      }
+      if (lane_ < 4) {
+        *slot_ml(slot, first_head() + n * 8 + lane_ * 2) = make_float2(m_[n][0], l_[n][0]);
+        *slot_ml(slot, first_head() + n * 8 + lane_ * 2 + 1) = make_float2(m_[n][1], l_[n][1]);
+      }
+    }
+  }
+
+  __device__ void add_fragments(int slot) {
+#pragma unroll
+    for (int n = 0; n < C::kMatrices; ++n) {
+      float theirs[2];
+      float mine[2];
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const float2 other = *slot_ml(slot, first_head() + n * 8 + lane_ % 4 * 2 + h);
+        const float top = fmaxf(m_[n][h], other.x);
+        mine[h] = weight(m_[n][h], top);
+        theirs[h] = weight(other.x, top);
+        m_[n][h] = top;
+        l_[n][h] = mine[h] * l_[n][h] + theirs[h] * other.y;
+      }
+#pragma unroll
+      for (int d = 0; d < C::kSteps; ++d) {
+        const float4 other = fragment_slot(slot, n)[d * 32];
+        acc_[n][d][0] = mine[0] * acc_[n][d][0] + theirs[0] * other.x;
+        acc_[n][d][1] = mine[1] * acc_[n][d][1] + theirs[1] * other.y;
+        acc_[n][d][2] = mine[0] * acc_[n][d][2] + theirs[0] * other.z;
+        acc_[n][d][3] = mine[1] * acc_[n][d][3] + theirs[1] * other.w;
+      }
+    }
+  }
+
+  __device__ void store_states(int slot) {
+#pragma unroll
+    for (int n = 0; n < C::kMatrices; ++n) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
         const int head = first_head() + n * 8 + lane_ % 4 * 2 + h;
-        float* acc = shared_acc(group_, head);
-        if (lane_ / 4 == 0) {
-          *shared_ml(group_, head) = make_float2(m_[n][h], sum);
+        float* acc = merge_slot(slot) + head * C::kMergePitch;
+        if (lane_ < 4) {
+          *slot_ml(slot, head) = make_float2(m_[n][h], l_[n][h]);
         }
 #pragma unroll
         for (int d = 0; d < C::kSteps; ++d) {
@@ -425,51 +736,51 @@ class Decoder {
     }
   }
 
-  /// The groups' states become the task's, in the order of the groups.
-  __device__ void finish() {
+  /// The slots' states become the task's, in the order of the slots.
+  __device__ void write_result(int number) {
+    const DeviceTask task = queue_.slot(number);
     const int quads = p_.head_dim / 4;
-    const int slot = task_.partial_slot < 0 ? -1
-                                            : task_.partial_slot + (kv_head_ - task_.kv_head_begin) * task_.slot_stride;
     for (int i = static_cast<int>(threadIdx.x); i < p_.group_size * quads; i += C::kThreads) {
       const int head = i / quads;
       const int d = (i - head * quads) * 4;
-      float m = -INFINITY;
+      MergeState state;
 #pragma unroll
-      for (int g = 0; g < C::kGroups; ++g) m = fmaxf(m, shared_ml(g, head)->x);
-      float l = 0.0F;
-      float4 acc = make_float4(0.0F, 0.0F, 0.0F, 0.0F);
-#pragma unroll
-      for (int g = 0; g < C::kGroups; ++g) {
-        const float2 state = *shared_ml(g, head);
-        const float w = weight(state.x, m);
-        const float4 part = *reinterpret_cast<const float4*>(shared_acc(g, head) + d);
-        l += w * state.y;
-        acc = make_float4(acc.x + w * part.x, acc.y + w * part.y, acc.z + w * part.z, acc.w + w * part.w);
+      for (int slot = 0; slot < C::kMergeSlots; ++slot) {
+        const float2 ml = *slot_ml(slot, head);
+        state.add(ml.x, ml.y, *reinterpret_cast<const float4*>(merge_slot(slot) + head * C::kMergePitch + d));
       }
-      if (slot < 0) {
-        finish_head(p_, task_.row, kv_head_ * p_.group_size + head, d, m, l, acc);
+      if (task.partial_slot < 0) {
+        finish_head(p_, task.row, task.kv_head_begin * p_.group_size + head, d, state.m, state.l, state.acc);
       } else {
-        store_partial(p_, slot, head, d, m, l, acc);
+        store_partial(p_, task.partial_slot, head, d, state.m, state.l, state.acc);
       }
+    }
+    if (p_.finished != nullptr && task.slot_stride > 1) {
+      merge_if_last(p_, task);
     }
   }
 
   const LayerParams& p_;
-  const DeviceTask& task_;
-  const int kv_head_;
+  unsigned char* const shared_;
   const int lane_;
   const int warp_;
   const int group_;  // which ring
   const int part_;   // which of the warps that share it
-  unsigned char* const shared_;
   const std::uint32_t ring_;
-  const std::uint32_t ids_;
-  const int num_tiles_;
   const std::uint64_t policy_;
-  std::int32_t first_ids_[C::kStages];
-  std::uint32_t query_[C::kMatrices][C::kQueryInShared ? 1 : C::kSteps][2];
+  TaskQueue queue_;  // lane 0 of warp 0
+  Ahead ahead_;
+  int produced_ = 0;    // sequence number of the next tile to copy
+  int consumed_ = 0;    // ... and to compute
+  int next_begin_ = 0;  // where the next task's tiles begin, if crossed_
+  bool crossed_ = false;
+  bool has_next_ = false;
+  int steps_ = 0;  // of this task so far
+  int tokens_ = 0;
+  std::uint32_t query_at_ = 0;
+  std::uint32_t query_[C::kMatrices][C::kQueryInRegisters ? C::kSteps : 1][2];
   float m_[C::kMatrices][2];
-  float l_[C::kMatrices][2];                // over this lane's tokens only
+  float l_[C::kMatrices][2];  // over this lane's tokens only, until sum_lanes
   float acc_[C::kMatrices][C::kSteps][4];
 };
 

@@ -13,20 +13,16 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocksPerSm) decode_kernel(co
   extern __shared__ __align__(128) unsigned char shared[];
   start_dependents();
   const DeviceTask task = p.tasks[blockIdx.x];
-  if (task.row < 0) {
-    return;
-  }
-  for (int kv_head = task.kv_head_begin; kv_head < task.kv_head_end; ++kv_head) {
-    Decoder<C> decoder(p, task, kv_head, shared);
-    decoder.begin();
+  if (task.row < 0) {  // a graph with more blocks than tasks
     wait_for_predecessor();
-    decoder.run();
-    if (kv_head + 1 < task.kv_head_end) {
-      __syncthreads();  // the next head's tiles go where this one's states are still being read
-    }
+  } else {
+    Decoder<C> decoder(p, shared);
+    decoder.prepare(task);
+    wait_for_predecessor();
+    decoder.run(task);
   }
-  if (p.finished != nullptr && task.slot_stride > 1) {
-    merge_if_last(p, task);
+  if (threadIdx.x == 0) {
+    TaskQueue::leave(p);
   }
 }
 
@@ -37,6 +33,7 @@ KernelEntry decode_entry(const char* name, ElementType type) {
           .threads = C::kThreads,
           .shared_bytes = C::kSharedBytes,
           .blocks_per_sm = C::kBlocksPerSm,
+          .draws_tasks = true,
           .type = type,
           .max_head_dim = C::kHeadDim,
           .max_group_size = C::kHeads};

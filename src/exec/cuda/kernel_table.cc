@@ -19,13 +19,22 @@ std::span<const KernelEntry> mma_kernels() {
   return all;
 }
 
-const KernelEntry* find_mma_kernel(ElementType type, std::int32_t head_dim, std::int32_t group_size) {
+const KernelEntry* find_mma_kernel(ElementType type, std::int32_t head_dim, std::int32_t group_size, Width width,
+                                   std::int64_t shared_bytes) {
+  const KernelEntry* found = nullptr;
   for (const KernelEntry& entry : mma_kernels()) {
-    if (entry.type == type && head_dim <= entry.max_head_dim && group_size <= entry.max_group_size) {
-      return &entry;
+    if (entry.type != type || head_dim > entry.max_head_dim || group_size > entry.max_group_size ||
+        entry.shared_bytes > shared_bytes) {
+      continue;
     }
+    if (found != nullptr &&
+        (entry.max_head_dim > found->max_head_dim || entry.max_group_size > found->max_group_size)) {
+      break;  // the table is in this order: only looser ones follow
+    }
+    const bool wanted = (entry.blocks_per_sm == 1) == (width == Width::kWide);
+    found = found == nullptr || wanted ? &entry : found;
   }
-  return nullptr;
+  return found;
 }
 
 }  // namespace pkv::cuda

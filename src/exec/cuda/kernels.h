@@ -17,15 +17,24 @@ struct KernelEntry {
   std::int32_t shared_bytes = 0;
   /// Blocks that an SM is meant to hold, by registers: 65536 / (threads * blocks) of them a thread at most.
   std::int32_t blocks_per_sm = 0;
+  /// Whether a block draws tasks until none is left, so that a grid needs no more blocks than fit the GPU.
+  bool draws_tasks = false;
   ElementType type = ElementType::kF16;
   std::int32_t max_head_dim = 0;
   std::int32_t max_group_size = 0;
 };
 
-/// Every tensor-core kernel, smallest first within a type.
+/// Every tensor-core kernel, smallest head dimension and group first within a type, wide before narrow.
 std::span<const KernelEntry> mma_kernels();
-/// The cheapest that covers the shape; null when none does.
-const KernelEntry* find_mma_kernel(ElementType type, std::int32_t head_dim, std::int32_t group_size);
+
+/// Wide: an SM to itself, for launches of few tasks. Narrow: two blocks an SM, so that one reads while the
+/// other ends a task.
+enum class Width : std::uint8_t { kWide, kNarrow };
+
+/// The tightest that covers the shape and fits the shared memory of a block, of the width asked for if there
+/// is one; null when none does.
+const KernelEntry* find_mma_kernel(ElementType type, std::int32_t head_dim, std::int32_t group_size, Width width,
+                                   std::int64_t shared_bytes);
 /// Serves everything.
 const KernelEntry& simple_kernel(ElementType type);
 /// Grid: merge ranges * query heads.

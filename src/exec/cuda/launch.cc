@@ -1,6 +1,8 @@
 // Parameters, the choice of a kernel, cudaLaunchKernelEx.
 #include "exec/cuda/launch.h"
 
+#include <algorithm>
+
 #include "exec/cuda/runtime.h"
 
 namespace pkv::cuda {
@@ -44,11 +46,11 @@ bool suits_tensor_cores(const RunArgs& args) {
 
 }  // namespace
 
-const KernelEntry& choose_kernel(const RunArgs& args) {
+const KernelEntry& choose_kernel(const RunArgs& args, Width width, const CudaDevice& device) {
   const AttentionShape& shape = args.batch.shape();
   const ElementType type = element_type(args.kv.dtype);
   if (suits_tensor_cores(args)) {
-    const KernelEntry* found = find_mma_kernel(type, shape.head_dim, shape.group_size());
+    const KernelEntry* found = find_mma_kernel(type, shape.head_dim, shape.group_size(), width, device.shared_bytes_per_block);
     if (found != nullptr) {
       return *found;
     }
@@ -101,17 +103,20 @@ Status launch(const KernelEntry& kernel, std::int64_t blocks, const void* params
   return check(cudaLaunchKernelExC(&config, kernel.function, arguments), kernel.name);
 }
 
-Status prepare(const KernelEntry& kernel) {
-  constexpr std::int32_t kWithoutAsking = 48 * 1024;
-  if (kernel.shared_bytes <= kWithoutAsking) {
-    return {};
-  }
+Result<std::int32_t> prepare(const KernelEntry& kernel) {
   PKV_RETURN_IF_ERROR(check(cudaFuncSetAttribute(kernel.function, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                                  kernel.shared_bytes),
                             kernel.name));
-  return check(cudaFuncSetAttribute(kernel.function, cudaFuncAttributePreferredSharedMemoryCarveout,
-                                    cudaSharedmemCarveoutMaxShared),
-               kernel.name);
+  if (kernel.shared_bytes > 0) {
+    PKV_RETURN_IF_ERROR(check(cudaFuncSetAttribute(kernel.function, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                                   cudaSharedmemCarveoutMaxShared),
+                              kernel.name));
+  }
+  int blocks = 0;
+  PKV_RETURN_IF_ERROR(check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(
+                                &blocks, kernel.function, kernel.threads, static_cast<std::size_t>(kernel.shared_bytes)),
+                            kernel.name));
+  return std::max(1, std::min<std::int32_t>(blocks, kernel.blocks_per_sm));
 }
 
 }  // namespace pkv::cuda

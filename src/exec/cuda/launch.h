@@ -8,6 +8,7 @@
 
 #include "exec/cuda/kernels.h"
 #include "persistentkv/backend.h"
+#include "persistentkv/cuda.h"
 #include "persistentkv/plan.h"
 
 namespace pkv::cuda {
@@ -22,7 +23,7 @@ enum class Entry : std::uint8_t {
 enum class DecodeEntry : std::uint8_t { kChosen, kAfter, kDependent };
 
 /// The kernel that decodes this layer: tensor cores where alignment, types and shape allow, else simple.
-const KernelEntry& choose_kernel(const RunArgs& args);
+const KernelEntry& choose_kernel(const RunArgs& args, Width width, const CudaDevice& device);
 
 /// Everything about a layer that does not depend on where the step lies.
 LayerParams layer_params(const RunArgs& args);
@@ -30,7 +31,8 @@ LayerParams layer_params(const RunArgs& args);
 /// Enqueues one launch of `blocks` blocks. Errors: CUDA's.
 Status launch(const KernelEntry& kernel, std::int64_t blocks, const void* params, Entry entry, cudaStream_t stream);
 
-/// Lets a kernel have the shared memory it asks for. Once a kernel and device, before its first launch.
-Status prepare(const KernelEntry& kernel);
+/// Lets a kernel have the shared memory it asks for, and says how many of its blocks an SM holds. Once a
+/// kernel and device, before its first launch.
+Result<std::int32_t> prepare(const KernelEntry& kernel);
 
 }  // namespace pkv::cuda

@@ -55,8 +55,13 @@ Status StepGraph::enqueue_layer(const Plan& plan, const RunArgs& layer) const {
   LayerParams params = layer_params(layer);
   step_.fill(params, sizes().capacity, merge_, bounds_.max_partial_slots, params.group_size);
   if (bounds_.max_tasks > 0) {
-    PKV_RETURN_IF_ERROR(cuda::launch(choose_kernel(layer), bounds_.max_tasks, &params, backend_.decode_entry(plan),
-                                     backend_.stream_));
+    const KernelEntry& kernel = choose_kernel(layer, backend_.width_of(plan), backend_.device_);
+    params.num_tasks = bounds_.max_tasks;
+    const Result<std::int64_t> blocks = backend_.decode_blocks(kernel, bounds_.max_tasks);
+    if (!blocks.ok()) {
+      return blocks.error();
+    }
+    PKV_RETURN_IF_ERROR(cuda::launch(kernel, *blocks, &params, backend_.decode_entry(plan), backend_.stream_));
   }
   if (merge_ == MergeMode::kSeparate && bounds_.max_merges > 0) {
     PKV_RETURN_IF_ERROR(cuda::launch(merge_kernel(), std::int64_t{bounds_.max_merges} * params.num_q_heads, &params,
@@ -66,8 +71,11 @@ Status StepGraph::enqueue_layer(const Plan& plan, const RunArgs& layer) const {
 }
 
 Status StepGraph::record(const Plan& plan, std::span<const RunArgs> layers) {
-  for (const RunArgs& layer : layers) {
-    PKV_RETURN_IF_ERROR(backend_.prepare_once(choose_kernel(layer)));
+  for (const RunArgs& layer : layers) {  // CUDA is asked about a kernel before the capture, not in it
+    const auto blocks = backend_.resident_blocks(choose_kernel(layer, backend_.width_of(plan), backend_.device_));
+    if (!blocks.ok()) {
+      return blocks.error();
+    }
   }
   const cudaStream_t stream = backend_.stream_;
   PKV_RETURN_IF_ERROR(check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture"));

@@ -6,6 +6,8 @@
 namespace pkv::cuda {
 namespace {
 
+constexpr std::int64_t kQueueBytes = 256;  // the counters that tasks are drawn by, on lines of their own
+
 std::int64_t ml_bytes(std::int64_t slots, std::int32_t group_size) {
   return round_up<std::int64_t>(slots * group_size * 2 * static_cast<std::int64_t>(sizeof(float)), 256);
 }
@@ -42,11 +44,11 @@ Status StepMemory::reserve(const StepSizes& sizes, const AttentionShape& shape) 
   PKV_RETURN_IF_ERROR(make_stagings(sizes.capacity.bytes()));
   PKV_RETURN_IF_ERROR(step_.reserve(sizes.capacity.bytes(), "tasks and page ids"));
   PKV_RETURN_IF_ERROR(partials_.reserve(partial_bytes(sizes.partial_slots, shape), "partial states"));
-  const std::int64_t counter_bytes = sizes.finish_counters * static_cast<std::int64_t>(sizeof(std::int32_t));
+  const std::int64_t counter_bytes = kQueueBytes + sizes.finish_counters * static_cast<std::int64_t>(sizeof(std::int32_t));
   if (counters_.size() >= counter_bytes) {
     return {};
   }
-  PKV_RETURN_IF_ERROR(counters_.reserve(counter_bytes, "finish counters"));
+  PKV_RETURN_IF_ERROR(counters_.reserve(counter_bytes, "counters"));
   PKV_RETURN_IF_ERROR(
       check(cudaMemset(counters_.data(), 0, static_cast<std::size_t>(counters_.size())), "cudaMemset"));
   return check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
@@ -56,7 +58,8 @@ bool StepMemory::fits(const StepSizes& sizes, const AttentionShape& shape) const
   return has_events_ && step_.size() >= sizes.capacity.bytes() &&
          stagings_[0].bytes.size() >= sizes.capacity.bytes() &&
          partials_.size() >= partial_bytes(sizes.partial_slots, shape) &&
-         counters_.size() >= sizes.finish_counters * static_cast<std::int64_t>(sizeof(std::int32_t));
+         counters_.size() >=
+             kQueueBytes + sizes.finish_counters * static_cast<std::int64_t>(sizeof(std::int32_t));
 }
 
 Status StepMemory::load(const Plan& plan, const BatchState& batch, const StepCapacity& capacity, cudaStream_t stream) {
@@ -83,7 +86,9 @@ void StepMemory::fill(LayerParams& params, const StepCapacity& capacity, MergeMo
   params.page_ids = reinterpret_cast<const std::int32_t*>(step_.data() + capacity.page_ids_offset());
   params.partial_ml = reinterpret_cast<float*>(partials_.data());
   params.partial_acc = reinterpret_cast<float*>(partials_.data() + ml_bytes(partial_slots, group_size));
-  params.finished = merge == MergeMode::kFused ? reinterpret_cast<std::int32_t*>(counters_.data()) : nullptr;
+  params.queue = reinterpret_cast<std::int32_t*>(counters_.data());
+  params.finished =
+      merge == MergeMode::kFused ? reinterpret_cast<std::int32_t*>(counters_.data() + kQueueBytes) : nullptr;
 }
 
 }  // namespace pkv::cuda

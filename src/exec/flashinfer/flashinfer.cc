@@ -8,6 +8,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <optional>
+#include <span>
 #include <utility>
 
 #include "exec/flashinfer/kernels.h"
@@ -192,7 +194,7 @@ class FlashInfer final : public ExternalDecode {
     AttentionShape shape;
     DType kv_type = DType::kF16;
     fi::Tables tables;  // device
-    fi::StepPlan plan;
+    fi::StepPlan plan = {};
   };
 
   [[nodiscard]] bool holds(std::size_t table_bytes, std::size_t int_bytes) const {

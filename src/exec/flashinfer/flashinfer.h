@@ -10,7 +10,8 @@
 namespace pkv {
 
 /// FlashInfer's paged batch decode on a stream (a cudaStream_t) of the current device; the device must be current
-/// in every later call, since FlashInfer asks the runtime for it.
+/// in every later call, since FlashInfer asks the runtime for it. Destroy it before the stream, when the stream is
+/// idle.
 ///
 /// Serves f16 and bf16 K,V with queries and outputs of the same type, head_dim 64, 128 and 256, any layout in which
 /// K and V have the same strides, soft caps, sliding windows and empty rows. Group sizes: 1, 2, 3, 4, 6, 8, 16

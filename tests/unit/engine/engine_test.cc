@@ -158,6 +158,26 @@ TEST_F(EngineTest, TensorsThatDoNotFit_AreErrorsThatNameThem) {
   EXPECT_EQ(where(bad), "kv.layout.page_size");
 }
 
+TEST_F(EngineTest, BackendOfTheCaller_RunsTheSameWay) {
+  Engine engine = Engine::create(make_cpu_backend({.threads = 2}).value(), {.routes = {Route::kSplit}}).value();
+  EXPECT_EQ(engine.backend().num_workers(), 2);
+  EXPECT_EQ(engine.profile().num_workers, 2);
+  const Decision decision = engine.decide(batch(), DType::kF16).value();
+  EXPECT_EQ(decision.plan.route(), Route::kSplit);
+  ASSERT_TRUE(engine.run(decision, args(0)).ok());
+  expect_correct(0);
+}
+
+TEST_F(EngineTest, RouteThatTheBackendLacks_IsAnError) {
+  const auto refused = Engine::create({.cpu = {.threads = 1}, .routes = {Route::kRow, Route::kFlashInferCore}});
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().code, ErrorCode::kUnsupported);
+  EXPECT_EQ(refused.error().to_string(), "routes: flashinfer-core is not run by the cpu backend");
+  Engine engine = Engine::create({.cpu = {.threads = 1}}).value();
+  EXPECT_EQ(engine.plan(batch(), DType::kF16, {.route = Route::kFlashInferTensor}).error().code,
+            ErrorCode::kUnsupported);
+}
+
 TEST(ShapeSupport, WhatABackendLacks_IsNamed) {
   const Capabilities little{.max_head_dim = 64, .max_group_size = 4, .f16 = true};
   const auto where = [&](const AttentionShape& shape) {
@@ -185,6 +205,7 @@ TEST(Engine, BadOptions_AreErrors) {
   EXPECT_FALSE(Engine::create({.cpu = {.threads = 0}}).ok());
   EXPECT_FALSE(Engine::create({.cpu = {.threads = -2}}).ok());
   EXPECT_FALSE(Engine::create({.cpu = {.threads = 1025}}).ok());
+  EXPECT_EQ(Engine::create(nullptr, {}).error().where, "backend");
   EXPECT_EQ(Engine::create({.cpu = {.threads = 1}, .profile = {.launch_ns = -1.0}}).error().where, "profile.launch_ns");
 }
 

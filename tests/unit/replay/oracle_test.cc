@@ -6,6 +6,7 @@
 #include <limits>
 #include <numeric>
 
+#include "base/half.h"
 #include "persistentkv/reference.h"
 #include "replay/random_data.h"
 
@@ -102,11 +103,35 @@ TEST(OracleOutputs, Cancelled_IsAnError) {
   EXPECT_EQ(outputs.error().code, ErrorCode::kCancelled);
 }
 
+Comparison compare_f32(const std::vector<float>& actual, const std::vector<double>& expected,
+                       const AttentionShape& shape, const Tolerance& tolerance) {
+  return compare_outputs({.data = actual.data(), .dtype = DType::kF32}, expected, shape, tolerance);
+}
+
+TEST(CompareOutputs, StoredType_MayBeHalfAUnitOff) {
+  const std::vector<double> expected(32, 1.0 + 0x1.8p-9);  // between two bf16 values
+  const Tolerance strict{.max_abs = 1e-5, .mean_abs = 1e-5};
+  const std::vector<std::uint16_t> rounded(32, f32_to_bf16(1.0F + 0x1.8p-9F));
+  EXPECT_FALSE(compare_outputs({rounded.data(), DType::kBF16}, expected, kShape, strict).worst.has_value());
+  const std::vector<std::uint16_t> two_units(32, f32_to_bf16(1.0F + 0x1p-6F));
+  const Comparison result = compare_outputs({two_units.data(), DType::kBF16}, expected, kShape, strict);
+  ASSERT_TRUE(result.worst.has_value());
+  EXPECT_EQ(result.worst->actual, 1.0 + 0x1p-6);
+}
+
+TEST(CompareOutputs, PoisonOfTheStoredType_BreaksTheLimit) {
+  const std::vector<std::uint16_t> poison(32, 0xFFFF);
+  for (const DType dtype : {DType::kF16, DType::kBF16}) {
+    EXPECT_TRUE(compare_outputs({poison.data(), dtype}, std::vector<double>(32, 0.0), kShape, {2e-3, 3e-4, 0.0})
+                    .worst.has_value());
+  }
+}
+
 TEST(CompareOutputs, WithinLimits_Passes) {
   const std::vector<float> actual(32, 1.0F);
   std::vector<double> expected(32, 1.0);
   expected[3] = 1.0 + 1.5e-3;
-  const Comparison result = compare_outputs(actual, expected, kShape, {.max_abs = 2e-3, .mean_abs = 3e-4});
+  const Comparison result = compare_f32(actual, expected, kShape, {.max_abs = 2e-3, .mean_abs = 3e-4});
   EXPECT_FALSE(result.worst.has_value());
   EXPECT_NEAR(result.max_abs, 1.5e-3, 1e-9);
   EXPECT_NEAR(result.sum_abs, 1.5e-3, 1e-9);
@@ -117,7 +142,7 @@ TEST(CompareOutputs, OneLargeError_NamesItsPlace) {
   std::vector<float> actual(32, 0.0F);
   actual[16 + 8 + 5] = 0.5F;
   const Comparison result =
-      compare_outputs(actual, std::vector<double>(32, 0.0), kShape, {.max_abs = 2e-3, .mean_abs = 1.0});
+      compare_f32(actual, std::vector<double>(32, 0.0), kShape, {.max_abs = 2e-3, .mean_abs = 1.0});
   ASSERT_TRUE(result.worst.has_value());
   EXPECT_EQ(result.worst->row, 1);
   EXPECT_EQ(result.worst->q_head, 1);
@@ -127,8 +152,8 @@ TEST(CompareOutputs, OneLargeError_NamesItsPlace) {
 }
 
 TEST(CompareOutputs, ManySmallErrors_BreakTheMean) {
-  const Comparison result = compare_outputs(std::vector<float>(32, 1e-3F), std::vector<double>(32, 0.0), kShape,
-                                            {.max_abs = 2e-3, .mean_abs = 3e-4});
+  const Comparison result = compare_f32(std::vector<float>(32, 1e-3F), std::vector<double>(32, 0.0), kShape,
+                                        {.max_abs = 2e-3, .mean_abs = 3e-4});
   ASSERT_TRUE(result.worst.has_value());
   EXPECT_EQ(result.worst->limit, 3e-4);
 }
@@ -137,7 +162,7 @@ TEST(CompareOutputs, NaN_BreaksTheLimit) {
   std::vector<float> actual(32, 0.0F);
   actual[9] = std::numeric_limits<float>::quiet_NaN();
   const Comparison result =
-      compare_outputs(actual, std::vector<double>(32, 0.0), kShape, {.max_abs = 2e-3, .mean_abs = 3e-4});
+      compare_f32(actual, std::vector<double>(32, 0.0), kShape, {.max_abs = 2e-3, .mean_abs = 3e-4});
   ASSERT_TRUE(result.worst.has_value());
   EXPECT_EQ(result.worst->q_head, 1);
   EXPECT_EQ(result.worst->element, 1);
@@ -146,12 +171,12 @@ TEST(CompareOutputs, NaN_BreaksTheLimit) {
 TEST(CompareOutputs, NaNExpected_BreaksTheLimit) {
   std::vector<double> expected(32, 0.0);
   expected[9] = std::numeric_limits<double>::quiet_NaN();
-  EXPECT_TRUE(compare_outputs(std::vector<float>(32, 0.0F), expected, kShape, {.max_abs = 2e-3, .mean_abs = 3e-4})
+  EXPECT_TRUE(compare_f32(std::vector<float>(32, 0.0F), expected, kShape, {.max_abs = 2e-3, .mean_abs = 3e-4})
                   .worst.has_value());
 }
 
 TEST(CompareOutputs, NoRows_Passes) {
-  EXPECT_FALSE(compare_outputs({}, {}, kShape, {.max_abs = 2e-3, .mean_abs = 3e-4}).worst.has_value());
+  EXPECT_FALSE(compare_f32({}, {}, kShape, {.max_abs = 2e-3, .mean_abs = 3e-4}).worst.has_value());
 }
 
 }  // namespace

@@ -53,6 +53,20 @@ TEST(RunJson, PlanOnly_IsNullWhereNothingWasMeasured) {
   EXPECT_TRUE(json["probe_gb_per_s"].is_null());
 }
 
+TEST(RunJson, Gpu_HasSmsAndNoPartsOfDeviceTime) {
+  RunRecords records = testing::make_records();
+  records.worker_kind = WorkerKind::kSm;
+  records.routes[1].merge = MergeMode::kFused;
+  const Json json = Json::parse(run_json(summarize(records)));
+  EXPECT_EQ(json["worker_kind"], "sm");
+  for (const char* field : {"decode_ms_p50", "merge_ms_p50", "dispatch_ms_p50"}) {
+    EXPECT_TRUE(json["routes"][0].at(field).is_null()) << field;
+  }
+  EXPECT_TRUE(json["routes"][0]["device_ms_p50"].is_number());
+  EXPECT_EQ(json["routes"][0]["merge"], "separate");
+  EXPECT_EQ(json["routes"][1]["merge"], "fused");
+}
+
 TEST(RunJson, NoSeed_IsNull) {
   RunRecords records = testing::make_records();
   records.seed.reset();

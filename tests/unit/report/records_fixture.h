@@ -46,6 +46,7 @@ inline RunRecords make_plan_only_records() {
   RunRecords records = make_records();
   records.mode = RunMode::kPlanOnly;
   records.num_workers = 28;
+  records.worker_kind = WorkerKind::kUnknown;
   records.probe.clear();
   records.backend.clear();
   records.routes[1].errors.reset();

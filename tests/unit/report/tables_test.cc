@@ -29,6 +29,17 @@ TEST(RunTable, UnmeasuredColumn_IsLeftOut) {
   EXPECT_THAT(run_table(summarize(testing::make_plan_only_records()), TextStyle::kPlain), Not(HasSubstr("tokens/s")));
 }
 
+TEST(RunTable, Gpu_CountsTasksBySms) {
+  RunRecords records = testing::make_records();
+  EXPECT_THAT(run_table(summarize(records), TextStyle::kPlain), HasSubstr("tasks/worker"));
+  records.worker_kind = WorkerKind::kSm;
+  records.routes[1].merge = MergeMode::kFused;
+  const std::string table = run_table(summarize(records), TextStyle::kPlain);
+  EXPECT_THAT(table, HasSubstr("tasks/SM"));
+  EXPECT_THAT(table, HasSubstr("workqueue=20 fused *"));
+  EXPECT_THAT(run_table(summarize(testing::make_plan_only_records()), TextStyle::kPlain), HasSubstr("tasks/SM"));
+}
+
 TEST(RunTable, FailedRun_SaysSo) {
   RunRecords records = testing::make_records();
   records.error = Error{ErrorCode::kMismatch, "got 1", "step 3"};
@@ -65,7 +76,8 @@ TEST(VerifyTable, Failure_SaysHowToRepeatIt) {
   VerifyRecords records;
   records.seed = 5;
   records.failure = VerifyFailure{17, "lens=1", "got 2"};
-  EXPECT_THAT(verify_table(records, TextStyle::kPlain), HasSubstr("--seed 5 --case 17"));
+  records.repeat_arguments = " --backend cuda";
+  EXPECT_THAT(verify_table(records, TextStyle::kPlain), HasSubstr("--seed 5 --case 17 --backend cuda\n"));
   records.failure.reset();
   EXPECT_THAT(verify_table(records, TextStyle::kPlain), HasSubstr("all cases passed"));
 }
