@@ -25,10 +25,11 @@
 // P is split into a high and a low 16-bit part, two products each: the error of a result is then the
 // rounding of FP32, not of P (bf16 alone would err by 2^-9). It costs 8 of 24 products a tile, hidden.
 //
-// From task to task. While a block works on a task, the one after it is known and lane 0 draws the one after
-// that. A task begins with copies of the next one's queries and first page ids; a warp whose own tiles have
-// all been asked for goes on with the next task's: the ring does not run dry at a border. A ring is a
-// sequence of tiles; where a task was too short for that the sequence has gaps, which the reader skips.
+// From task to task. Lane 0 of the block draws tasks ahead, only as far as the rings need: a long task is
+// followed by one known task, short ones by two, so that the ends of a launch stay level. A warp that sees a
+// new task starts copies of its queries and first page ids; when these are there and its own tiles have all
+// been asked for, it goes on with the next task's tiles: the ring does not run dry at a border. A ring is a
+// sequence of tiles; where a task was not known in time the sequence has gaps, which the reader skips.
 //
 // Invariants. Rows beyond the task's end are zero in shared memory (cp.async reads 0 bytes of them) and
 // masked to -inf in S, so that a NaN there is never multiplied. Copies into a stage begin only after all
@@ -45,6 +46,101 @@
 namespace pkv::cuda {
 
 inline constexpr int kTileTokens = 16;
+
+/// The list of tasks in the order in which a block takes them: blockIdx, then whatever is drawn. Run by lane 0
+/// of warp 0; all threads read slot() of tasks up to known(). Drawing takes two trips to the L2, spread over
+/// three calls of advance(), so that nothing waits for it in a long task.
+class TaskQueue {
+ public:
+  static constexpr int kSlots = 4;  // the task at hand, two more, and one being read to its end
+  static constexpr int kAhead = 2;
+
+  __device__ TaskQueue(const LayerParams& params, DeviceTask* slots, volatile int* known)
+      : p_(params), slots_(slots), known_(known) {}
+
+  [[nodiscard]] __device__ const DeviceTask& slot(int number) const { return slots_[number & (kSlots - 1)]; }
+  [[nodiscard]] __device__ int known() const { return *known_; }
+
+  __device__ void begin(const DeviceTask& first) {
+    slots_[0] = last_ = first;
+    *known_ = 0;
+  }
+
+  /// `tokens_left` of the task `current` are still to be read; more tasks are wanted when all that is known
+  /// comes to less than `wanted`.
+  __device__ void advance(int current, int tokens_left, int wanted) {
+    switch (state_) {
+      case State::kIdle:
+        if (last_.row >= 0 && number_ < current + kAhead) {
+          const bool is_ahead = number_ > current;  // then one task is known whose tokens count
+          const int tokens = tokens_left + (is_ahead ? last_.token_end - last_.token_begin : 0);
+          if (tokens < wanted) {
+            look_after_last();
+          }
+        }
+        break;
+      case State::kDrawn:
+        found_ = drawn_ < p_.num_tasks ? p_.tasks[drawn_] : DeviceTask{};
+        state_ = State::kFound;
+        break;
+      case State::kFound: publish(); break;
+    }
+  }
+
+  /// Before a barrier: the task after `current` is known afterwards.
+  __device__ void complete(int current) {
+    while (number_ <= current) advance(current, 0, 1);
+  }
+
+  /// The last block to leave puts the counters back to 0 for the next launch.
+  static __device__ void leave(const LayerParams& p) {
+    if (!draws(p)) {
+      return;
+    }
+    if (atomicAdd(p.queue + 1, 1) == static_cast<int>(gridDim.x) - 1) {
+      p.queue[0] = 0;
+      p.queue[1] = 0;
+    }
+  }
+
+ private:
+  enum class State { kIdle, kDrawn, kFound };
+
+  static __device__ bool draws(const LayerParams& p) { return p.num_tasks > static_cast<int>(gridDim.x); }
+
+  __device__ void look_after_last() {
+    if (last_.kv_head_begin + 1 < last_.kv_head_end) {  // a task of several heads: the next one of them
+      found_ = last_;
+      ++found_.kv_head_begin;
+      found_.partial_slot += last_.partial_slot < 0 ? 0 : last_.slot_stride;
+      found_.first_slot += last_.slot_stride;
+      state_ = State::kFound;
+    } else if (draws(p_)) {
+      drawn_ = atomicAdd(p_.queue, 1) + static_cast<int>(gridDim.x);
+      state_ = State::kDrawn;
+    } else {
+      found_ = DeviceTask{};
+      publish();
+    }
+  }
+
+  __device__ void publish() {
+    ++number_;
+    slots_[number_ & (kSlots - 1)] = last_ = found_;
+    __threadfence_block();
+    *known_ = number_;
+    state_ = State::kIdle;
+  }
+
+  const LayerParams& p_;
+  DeviceTask* const slots_;
+  volatile int* const known_;
+  State state_ = State::kIdle;
+  int number_ = 0;  // of the last task that is known
+  int drawn_ = 0;
+  DeviceTask last_;
+  DeviceTask found_;
+};
 
 /// kMatrices: 8-head matrices a warp computes; kHeadSplit: warps that share a tile. Together they cover
 /// 8 * kMatrices * kHeadSplit query heads.
@@ -78,110 +174,17 @@ struct DecodeConfig {
   static constexpr int kRingAt = 0;
   static constexpr int kMergeAt = kRingAt + kGroups * kStages * kStageBytes;
   static constexpr int kQueryAt = kMergeAt + kMergeSlots * kMergeFloats * 4;
-  static constexpr int kIdsAt = kQueryAt + 2 * kHeads * kQueryPitch;
+  static constexpr int kIdsAt = kQueryAt + TaskQueue::kSlots * kHeads * kQueryPitch;
   static constexpr int kFirstIdsAt = kIdsAt + kWarps * kStages * kTileTokens * 4;
-  static constexpr int kTasksAt = kFirstIdsAt + kWarps * kStages * kTileTokens * 4;
-  static constexpr int kSharedBytes = kTasksAt + 4 * 32;  // TaskQueue::kSlots
+  static constexpr int kTasksAt = kFirstIdsAt + TaskQueue::kSlots * kWarps * kStages * kTileTokens * 4;
+  static constexpr int kAgreedAt = kTasksAt + TaskQueue::kSlots * 32;  // one word a group
+  static constexpr int kKnownAt = kAgreedAt + kGroups * 4;
+  static constexpr int kSharedBytes = (kKnownAt + 4 + 15) / 16 * 16;
 
   static_assert(kHeadDim % 64 == 0 && kHeadDim <= 256);
   static_assert(kWarps % kHeadSplit == 0 && (kGroups == 1 || kGroups % 2 == 0));
   static_assert((kStages & (kStages - 1)) == 0, "a sequence number finds its stage by a mask");
   static_assert(32 % kRowChunks == 0 && kTileTokens % ((32 / kRowChunks) * kHeadSplit) == 0);
-};
-
-/// The list of tasks, in the order in which a block takes them: blockIdx, blockIdx + gridDim, then whatever is
-/// drawn. Run by lane 0 of warp 0, two tasks ahead of the block; all threads read slot(). Drawing takes two
-/// trips to the L2, spread over three calls of advance(), so that nothing waits for it in a long task.
-class TaskQueue {
- public:
-  static constexpr int kSlots = 4;  // the task at hand, the next, and the one after it
-
-  __device__ TaskQueue(const LayerParams& params, DeviceTask* slots) : p_(params), slots_(slots) {}
-
-  [[nodiscard]] __device__ const DeviceTask& slot(int number) const { return slots_[number & (kSlots - 1)]; }
-
-  /// Tasks 0 and 1. Reads nothing but the list.
-  __device__ void begin(const DeviceTask& first) {
-    slots_[0] = first;
-    number_ = 1;
-    look_after(first);
-    while (state_ != State::kPublished) advance();
-  }
-
-  /// Begins to look for the task two after `number`.
-  __device__ void restart(int number) {
-    number_ = number + 2;
-    look_after(slot(number + 1));
-  }
-
-  __device__ void advance() {
-    switch (state_) {
-      case State::kIdle:
-        drawn_ = atomicAdd(p_.queue, 1) + 2 * static_cast<int>(gridDim.x);
-        state_ = State::kDrawn;
-        break;
-      case State::kDrawn:
-        if (drawn_ < p_.num_tasks) {
-          found_ = p_.tasks[drawn_];
-        }
-        state_ = State::kFound;
-        break;
-      case State::kFound:
-        slots_[number_ & (kSlots - 1)] = found_;
-        state_ = State::kPublished;
-        break;
-      case State::kPublished: break;
-    }
-  }
-
-  /// Before a barrier: what was begun is in its slot afterwards.
-  __device__ void complete() {
-    while (state_ != State::kPublished) advance();
-  }
-
-  /// The last block to leave puts the counters back to 0 for the next launch.
-  static __device__ void leave(const LayerParams& p) {
-    if (!draws(p)) {
-      return;
-    }
-    if (atomicAdd(p.queue + 1, 1) == static_cast<int>(gridDim.x) - 1) {
-      p.queue[0] = 0;
-      p.queue[1] = 0;
-    }
-  }
-
- private:
-  enum class State { kIdle, kDrawn, kFound, kPublished };
-
-  static __device__ bool draws(const LayerParams& p) { return p.num_tasks > 2 * static_cast<int>(gridDim.x); }
-
-  __device__ void look_after(const DeviceTask& last) {
-    found_ = DeviceTask{};
-    state_ = State::kFound;
-    if (last.row < 0) {
-      return;
-    }
-    if (last.kv_head_begin + 1 < last.kv_head_end) {  // a task of several heads: the next one of them
-      found_ = last;
-      ++found_.kv_head_begin;
-      found_.partial_slot += last.partial_slot < 0 ? 0 : last.slot_stride;
-      found_.first_slot += last.slot_stride;
-    } else if (!took_second_) {
-      took_second_ = true;
-      drawn_ = static_cast<int>(blockIdx.x) + static_cast<int>(gridDim.x);
-      state_ = State::kDrawn;
-    } else if (draws(p_)) {
-      state_ = State::kIdle;
-    }
-  }
-
-  const LayerParams& p_;
-  DeviceTask* const slots_;
-  State state_ = State::kPublished;
-  bool took_second_ = false;
-  int number_ = 0;
-  int drawn_ = 0;
-  DeviceTask found_;
 };
 
 /// A block's work, seen by one thread.
@@ -201,12 +204,13 @@ class Decoder {
         part_(warp_ % C::kHeadSplit),
         ring_(shared_address(shared) + C::kRingAt + group_ * C::kStages * C::kStageBytes),
         policy_(evict_first_policy()),
-        queue_(params, reinterpret_cast<DeviceTask*>(shared + C::kTasksAt)) {}
+        queue_(params, reinterpret_cast<DeviceTask*>(shared + C::kTasksAt),
+               reinterpret_cast<volatile int*>(shared + C::kKnownAt)) {}
 
   /// Ahead of the kernel before: the first task and its page ids depend on nothing that it writes.
   __device__ void prepare(const DeviceTask& first) {
     adopt(first);
-    copy_first_ids(first);
+    copy_first_ids(first, 0);
     commit_copies();
     if (threadIdx.x == 0) {
       queue_.begin(first);
@@ -219,16 +223,15 @@ class Decoder {
     commit_copies();
     wait_copies<1>();  // the page ids
     __syncwarp();
-    consumed_ = produced_;
+    tokens_ = first.token_end - first.token_begin;
     fill_ring();
     wait_copies<C::kStages>();  // the queries
     __syncthreads();
-    tokens_ = first.token_end - first.token_begin;
     for (int number = 0;; ++number) {
       begin_task(number);
       walk_tiles(number);
       end_task(number);
-      if (!has_next_) {
+      if (queue_.slot(number + 1).row < 0) {
         break;
       }
       find_tiles(number + 1);
@@ -241,12 +244,17 @@ class Decoder {
   __device__ std::uint32_t stage_address(int sequence) const {
     return ring_ + (sequence & kStageMask) * C::kStageBytes;
   }
-  __device__ std::uint32_t word_address(int region, int index) const {
-    return shared_address(shared_) + region + (warp_ * C::kStages * kTileTokens + index * kTileTokens +
-                                               lane_ % kTileTokens) * 4;
+  __device__ std::uint32_t id_slot(int tile) const {
+    return shared_address(shared_) + C::kIdsAt +
+           ((warp_ * C::kStages + (tile & kStageMask)) * kTileTokens + lane_ % kTileTokens) * 4;
+  }
+  __device__ std::uint32_t first_id_slot(int number, int tile) const {
+    const int task = number & (TaskQueue::kSlots - 1);
+    return shared_address(shared_) + C::kFirstIdsAt +
+           (((task * C::kWarps + warp_) * C::kStages + tile) * kTileTokens + lane_ % kTileTokens) * 4;
   }
   __device__ std::uint32_t query_address(int number) const {
-    return shared_address(shared_) + C::kQueryAt + (number & 1) * C::kHeads * C::kQueryPitch;
+    return shared_address(shared_) + C::kQueryAt + (number & (TaskQueue::kSlots - 1)) * C::kHeads * C::kQueryPitch;
   }
   __device__ int first_head() const { return part_ * C::kMatrices * 8; }
 
@@ -281,12 +289,12 @@ class Decoder {
   }
 
   /// Page ids of a task's first kStages tiles; every lane for the token that it works out addresses for.
-  __device__ void copy_first_ids(const DeviceTask& task) const {
+  __device__ void copy_first_ids(const DeviceTask& task, int number) const {
 #pragma unroll
     for (int tile = 0; tile < C::kStages; ++tile) {
       const int token = task.token_begin + ring_token(group_, tile) + lane_ % kTileTokens;
       const bool exists = token < task.token_end;
-      copy_async_4(word_address(C::kFirstIdsAt, tile), exists ? id_address(task.page_id_offset, token) : p_.page_ids,
+      copy_async_4(first_id_slot(number, tile), exists ? id_address(task.page_id_offset, token) : p_.page_ids,
                    exists ? 4 : 0);
     }
   }
@@ -312,8 +320,7 @@ class Decoder {
     const int tile = ahead_.next;
     const int first_token = ahead_.token_begin + ring_token(group_, tile);
     const int token = first_token + lane_ % kTileTokens;
-    const std::int64_t page_id = shared_word(
-        tile < C::kStages ? word_address(C::kFirstIdsAt, tile) : word_address(C::kIdsAt, tile & kStageMask));
+    const std::int64_t page_id = shared_word(tile < C::kStages ? first_id_slot(ahead_number_, tile) : id_slot(tile));
     const std::int64_t slot = token - page_of(p_, token) * p_.page_size;
     const std::int64_t k_offset = page_id * p_.k_strides.page + slot * p_.k_strides.slot;
     const std::int64_t v_offset = page_id * p_.v_strides.page + slot * p_.v_strides.slot;
@@ -336,8 +343,7 @@ class Decoder {
     }
     const int later = token + C::kStages * C::kGroups * kTileTokens;
     const bool exists = later < ahead_.token_end;
-    copy_async_4(word_address(C::kIdsAt, tile & kStageMask),
-                 exists ? id_address(ahead_.page_id_offset, later) : p_.page_ids, exists ? 4 : 0);
+    copy_async_4(id_slot(tile), exists ? id_address(ahead_.page_id_offset, later) : p_.page_ids, exists ? 4 : 0);
     ++ahead_.next;
   }
 
@@ -360,24 +366,45 @@ class Decoder {
     while (produced_ - consumed_ < C::kStages) produce();
   }
 
-  /// Goes on with the next task's tiles when this one's have all been asked for and the next one's page ids
-  /// have arrived.
-  __device__ void look_ahead(int number) {
-    ++steps_;
-    if (steps_ > C::kStages && has_next_ && !crossed_ && ahead_.next >= ahead_.count) {
-      adopt(queue_.slot(number + 1));
-      crossed_ = true;
-      next_begin_ = produced_;
+  /// Of the tasks that are known: asks for the queries and page ids of one more, and goes on with the next
+  /// one's tiles when this one's have all been asked for and the next one's page ids have arrived.
+  __device__ void look_ahead(int current, int known) {
+    fetches_ <<= 1;  // bit i: a fetch was begun i steps ago; after kStages steps it has arrived
+    ready_ += (fetches_ >> C::kStages) & 1;
+    if (fetched_ < known) {
+      fetch(fetched_ + 1);
+      fetches_ |= 1;
     }
+    if (ahead_.next >= ahead_.count && ahead_number_ < ready_) {
+      const DeviceTask& next = queue_.slot(ahead_number_ + 1);
+      if (next.row >= 0) {
+        ++ahead_number_;
+        adopt(next);
+        const bool is_next = ahead_number_ == current + 1;
+        begin_next_ = is_next ? produced_ : begin_next_;
+        begin_after_ = is_next ? begin_after_ : produced_;
+      }
+    }
+  }
+
+  __device__ void fetch(int number) {
+    const DeviceTask& task = queue_.slot(number);
+    if (task.row >= 0) {
+      copy_queries(task, number);
+      copy_first_ids(task, number);
+    }
+    fetched_ = number;
   }
 
   /// Where the task's first tile is in the ring: there already, or asked for now.
   __device__ void find_tiles(int number) {
     const DeviceTask& task = queue_.slot(number);
     tokens_ = task.token_end - task.token_begin;
-    if (crossed_) {
-      consumed_ = next_begin_;
+    if (ahead_number_ >= number) {
+      consumed_ = begin_next_;
+      begin_next_ = begin_after_;
     } else {
+      ahead_number_ = number;
       adopt(task);
       consumed_ = produced_;
     }
@@ -396,19 +423,7 @@ class Decoder {
     }
   }
 
-  /// The ring is full; the first page ids are used up, so that the next task's may come.
   __device__ void begin_task(int number) {
-    const DeviceTask& next = queue_.slot(number + 1);
-    has_next_ = next.row >= 0;
-    crossed_ = false;
-    steps_ = 0;
-    if (has_next_) {
-      copy_queries(next, number + 1);
-      copy_first_ids(next);
-    }
-    if (threadIdx.x == 0) {
-      queue_.restart(number);
-    }
     load_queries(number);
 #pragma unroll
     for (int n = 0; n < C::kMatrices; ++n) {
@@ -422,18 +437,34 @@ class Decoder {
     }
   }
 
+  /// How many tasks are known, the same for all that share a ring: one of them writes it ahead of the
+  /// barrier that they meet at.
+  __device__ int agree_on_known() const {
+    if constexpr (C::kHeadSplit == 1) {
+      const int known = __shfl_sync(0xFFFFFFFFU, queue_.known(), 0);
+      __syncwarp();
+      return known;
+    } else {
+      volatile int* agreed = reinterpret_cast<volatile int*>(shared_ + C::kAgreedAt) + group_;
+      if (part_ == 0 && lane_ == 0) *agreed = queue_.known();
+      sync_sharers();
+      return *agreed;
+    }
+  }
+
   __device__ void walk_tiles(int number) {
+    constexpr int kWantedTokens = 4 * C::kStages * C::kGroups * kTileTokens;
     const int count = ring_tiles(tokens_);
     for (int tile = 0; tile < count; ++tile) {
       wait_copies<C::kStages - 1>();
       sync_sharers();
       compute_tile(tokens_ - ring_token(group_, tile), consumed_);
       if (threadIdx.x == 0) {
-        queue_.advance();
+        queue_.advance(number, tokens_ - ring_token(0, tile), kWantedTokens);
       }
-      sync_sharers();
+      const int known = agree_on_known();
       ++consumed_;
-      look_ahead(number);
+      look_ahead(number, known);
       produce();
     }
   }
@@ -631,14 +662,14 @@ class Decoder {
   __device__ void end_task(int number) {
     sum_lanes();
     if (threadIdx.x == 0) {
-      queue_.complete();
+      queue_.complete(number);
     }
     constexpr int kUpper = C::kGroups / 2;  // groups from here on hand their states to the lower half
     if (C::kGroups > 1 && group_ >= kUpper) {
       store_fragments(group_ - kUpper);
     }
     __syncthreads();
-    catch_up();
+    catch_up(number);
     if (C::kGroups == 1 || group_ < kUpper) {
       if (C::kGroups > 1) {
         add_fragments(group_);
@@ -654,12 +685,18 @@ class Decoder {
     __syncthreads();
   }
 
-  /// The next task's queries and page ids: in a task of more than kStages steps they have long arrived.
-  __device__ void catch_up() const {
-    if (has_next_ && steps_ <= C::kStages) {
-      commit_copies();
-      wait_copies<0>();
+  /// The next task's queries and page ids, if look_ahead() had no time for them.
+  __device__ void catch_up(int number) {
+    if (ready_ > number) {
+      return;
     }
+    if (fetched_ <= number) {
+      fetch(number + 1);
+    }
+    commit_copies();
+    wait_copies<0>();
+    ready_ = fetched_;
+    fetches_ = 0;
   }
 
   __device__ void sum_lanes() {
@@ -772,10 +809,12 @@ class Decoder {
   Ahead ahead_;
   int produced_ = 0;    // sequence number of the next tile to copy
   int consumed_ = 0;    // ... and to compute
-  int next_begin_ = 0;  // where the next task's tiles begin, if crossed_
-  bool crossed_ = false;
-  bool has_next_ = false;
-  int steps_ = 0;  // of this task so far
+  int begin_next_ = 0;      // where the tiles of the next task begin, if they have been asked for
+  int begin_after_ = 0;     // ... and of the one after it (two numbers: an indexed array would leave the registers)
+  int ahead_number_ = 0;    // the task that tiles are asked for
+  int fetched_ = 0;         // the last task whose queries and page ids have been asked for
+  int ready_ = 0;           // ... and have arrived
+  unsigned fetches_ = 0;
   int tokens_ = 0;
   std::uint32_t query_at_ = 0;
   std::uint32_t query_[C::kMatrices][C::kQueryInRegisters ? C::kSteps : 1][2];

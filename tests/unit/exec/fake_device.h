@@ -135,7 +135,7 @@ class FakeDeviceBackend : public CudaBackend {
   [[nodiscard]] const CudaDevice& device() const override { return device_; }
   [[nodiscard]] void* stream() const override { return nullptr; }
   void set_stream(void*) override {}
-  [[nodiscard]] std::string kernel_name(const RunArgs&) const override { return "fake"; }
+  [[nodiscard]] std::string kernel_name(const Plan&, const RunArgs&) const override { return "fake"; }
   Status load_step(const Plan&, const BatchState&) override { return unsupported(); }
   Status enqueue(const Plan&, const RunArgs&) override { return unsupported(); }
   Status synchronize() override { return unsupported(); }
