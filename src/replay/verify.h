@@ -13,7 +13,7 @@
 
 namespace pkv {
 
-/// Whether plans with fused merges are among the cases: only backends with device memory run them.
+/// Whether plans with fused merges are among the cases.
 enum class FusedMerges : std::uint8_t {
   kNone,
   kSome,  // every second plan that can have them

@@ -76,24 +76,34 @@ StepArgs step_args(const RunArgs& args, const Plan& plan, const AlignedBuffer& p
                        .head_dim = shape.head_dim}};
 }
 
+Status refuse_external(const Plan& plan) {
+  if (is_external(plan.route())) {
+    return Error{ErrorCode::kUnsupported,
+                 fmt::format("route {} is not run by the cpu backend; it needs the cuda backend, built with "
+                             "FlashInfer's headers",
+                             route_name(plan.route())),
+                 "route"};
+  }
+  return {};
+}
+
 /// One run: the launches one after the other, their items popped from one counter.
 class PlanRun {
  public:
   PlanRun(const Plan& plan, const StepArgs& args, const KernelTable& kernels, WorkerPool& pool)
       : plan_(plan), args_(args), kernels_(kernels), pool_(pool) {
-    if (!plan.launches().empty()) {
-      next_item_.store(plan.launches()[0].begin * items_per_index(plan.launches()[0]), std::memory_order_relaxed);
+    if (num_passes() > 0) {
+      begin_pass(0);
     }
   }
 
-  /// Everything that one worker does. All launches happen inside one fork-join of the pool, with a barrier
-  /// between two of them, so that no worker falls asleep between launches.
+  /// Everything that one worker does. All passes happen inside one fork-join of the pool, with a barrier
+  /// between two of them, so that no worker falls asleep between passes.
   void work(const Scratch& scratch) {
-    const std::span<const Launch> launches = plan_.launches();
     std::int64_t decode_ns = 0;
     std::int64_t merge_ns = 0;
-    for (std::size_t i = 0; i < launches.size(); ++i) {
-      const Launch& launch = launches[i];
+    for (std::size_t i = 0; i < num_passes(); ++i) {
+      const Launch launch = pass(i);
       const std::int64_t begin_ns = now_ns();
       if (launch.kind == LaunchKind::kDecode) {
         decode_items(launch, scratch);
@@ -102,10 +112,8 @@ class PlanRun {
         merge_items(launch, scratch);
         merge_ns += now_ns() - begin_ns;
       }
-      if (i + 1 < launches.size()) {
-        pool_.barrier([&] {
-          next_item_.store(launches[i + 1].begin * items_per_index(launches[i + 1]), std::memory_order_relaxed);
-        });
+      if (i + 1 < num_passes()) {
+        pool_.barrier([&] { begin_pass(i + 1); });
       }
     }
     decode_ns_.fetch_add(decode_ns, std::memory_order_relaxed);
@@ -123,6 +131,22 @@ class PlanRun {
   }
 
  private:
+  // The launches, and where merges are fused one merge pass over all ranges. On a CPU that is the cheapest
+  // way to run such a plan: no worker counts finishers, and the barrier is crossed once a step.
+  [[nodiscard]] std::size_t num_passes() const {
+    const bool merges_at_end = plan_.merge_mode() == MergeMode::kFused && !plan_.merges().empty();
+    return plan_.launches().size() + (merges_at_end ? 1 : 0);
+  }
+  [[nodiscard]] Launch pass(std::size_t i) const {
+    return i < plan_.launches().size()
+               ? plan_.launches()[i]
+               : Launch{LaunchKind::kMerge, 0, static_cast<std::int32_t>(plan_.merges().size())};
+  }
+  void begin_pass(std::size_t i) {
+    const Launch launch = pass(i);
+    next_item_.store(launch.begin * items_per_index(launch), std::memory_order_relaxed);
+  }
+
   /// A merge range is one item a KV head, so that a single long row keeps all workers busy.
   [[nodiscard]] std::int64_t items_per_index(const Launch& launch) const {
     return launch.kind == LaunchKind::kDecode ? 1 : plan_.shape().num_kv_heads;
@@ -198,6 +222,7 @@ Capabilities CpuBackend::capabilities() const {
 }
 
 Status CpuBackend::reserve(const Plan& plan) {
+  PKV_RETURN_IF_ERROR(refuse_external(plan));
   PKV_RETURN_IF_ERROR(validate_shape_support(plan.shape(), capabilities(), name()));
   PKV_RETURN_IF_ERROR(grow(partials_, PartialBytes(plan).total(), "partial states"));
   const std::int64_t stride = std::max(scratch_stride_, scratch_bytes(plan));
@@ -208,6 +233,7 @@ Status CpuBackend::reserve(const Plan& plan) {
 }
 
 Result<RunTimes> CpuBackend::run(const Plan& plan, const RunArgs& args) {
+  PKV_RETURN_IF_ERROR(refuse_external(plan));
   PKV_RETURN_IF_ERROR(validate_run(plan, args, capabilities(), name()));
   if (static_cast<std::int64_t>(partials_.size()) < PartialBytes(plan).total() ||
       scratch_stride_ < scratch_bytes(plan)) {

@@ -181,7 +181,7 @@ Status Backend::enqueue_launches(const Plan& plan, const RunArgs& args, LayerPar
     } else {
       params.merges = merges + launch.begin;
       PKV_RETURN_IF_ERROR(
-          cuda::launch(merge_kernel(), count * params.num_q_heads, &params, merge_entry(), stream_));
+          cuda::launch(merge_kernel(), merge_blocks(count, plan.shape()), &params, merge_entry(), stream_));
     }
   }
   return {};

@@ -314,37 +314,39 @@ class Decoder {
     }
   }
 
-  /// Starts the copies of the next tile of ahead_ into the stage of `sequence`, and of the page ids of the
-  /// tile that comes one ring later.
-  __device__ void copy_tile(int sequence) {
-    const int tile = ahead_.next;
-    const int first_token = ahead_.token_begin + ring_token(group_, tile);
-    const int token = first_token + lane_ % kTileTokens;
-    const std::int64_t page_id = shared_word(tile < C::kStages ? first_id_slot(ahead_number_, tile) : id_slot(tile));
+  /// Byte offsets of K and V of the token that this lane works out, for the tile about to be copied.
+  __device__ void locate_tile() {
+    const int token = ahead_.token_begin + ring_token(group_, ahead_.next) + lane_ % kTileTokens;
+    const std::int64_t page_id =
+        shared_word(ahead_.next < C::kStages ? first_id_slot(ahead_number_, ahead_.next) : id_slot(ahead_.next));
     const std::int64_t slot = token - page_of(p_, token) * p_.page_size;
-    const std::int64_t k_offset = page_id * p_.k_strides.page + slot * p_.k_strides.slot;
-    const std::int64_t v_offset = page_id * p_.v_strides.page + slot * p_.v_strides.slot;
+    k_offset_ = page_id * p_.k_strides.page + slot * p_.k_strides.slot;
+    v_offset_ = page_id * p_.v_strides.page + slot * p_.v_strides.slot;
+  }
+
+  /// Starts the copies of 16 rows of K or V.
+  __device__ void copy_rows(const void* base, std::int64_t head_offset, std::int64_t offset, std::uint32_t to) const {
     constexpr int kRowsAtOnce = 32 / C::kRowChunks;
     constexpr int kIterations = kTileTokens / kRowsAtOnce / C::kHeadSplit;
     const int chunk = lane_ % C::kRowChunks;
     const bool chunk_exists = chunk * 8 < p_.head_dim;
-    const auto* k = static_cast<const unsigned char*>(p_.k) + ahead_.kv_head * p_.k_strides.kv_head + chunk * 16;
-    const auto* v = static_cast<const unsigned char*>(p_.v) + ahead_.kv_head * p_.v_strides.kv_head + chunk * 16;
-    const int tokens_left = ahead_.token_end - first_token;
+    const auto* from = static_cast<const unsigned char*>(base) + head_offset + chunk * 16;
+    const int tokens_left = ahead_.token_end - ahead_.token_begin - ring_token(group_, ahead_.next);
 #pragma unroll
     for (int i = 0; i < kIterations; ++i) {
       const int row = (part_ * kIterations + i) * kRowsAtOnce + lane_ / C::kRowChunks;
-      const std::int64_t k_row = __shfl_sync(0xFFFFFFFFU, k_offset, row);
-      const std::int64_t v_row = __shfl_sync(0xFFFFFFFFU, v_offset, row);
+      const std::int64_t row_offset = __shfl_sync(0xFFFFFFFFU, offset, row);
       const bool exists = row < tokens_left && chunk_exists;
-      const std::uint32_t to = stage_address(sequence) + row * C::kRowBytes + ((chunk ^ (row & 7)) << 4);
-      copy_async_16(to, exists ? k + k_row : p_.k, exists ? 16 : 0, policy_);
-      copy_async_16(to + C::kTileBytes, exists ? v + v_row : p_.v, exists ? 16 : 0, policy_);
+      copy_async_16(to + row * C::kRowBytes + ((chunk ^ (row & 7)) << 4), exists ? from + row_offset : base,
+                    exists ? 16 : 0, policy_);
     }
-    const int later = token + C::kStages * C::kGroups * kTileTokens;
-    const bool exists = later < ahead_.token_end;
-    copy_async_4(id_slot(tile), exists ? id_address(ahead_.page_id_offset, later) : p_.page_ids, exists ? 4 : 0);
-    ++ahead_.next;
+  }
+
+  /// The page ids that the tile one ring later needs.
+  __device__ void copy_ids() const {
+    const int token = ahead_.token_begin + ring_token(group_, ahead_.next + C::kStages) + lane_ % kTileTokens;
+    const bool exists = token < ahead_.token_end;
+    copy_async_4(id_slot(ahead_.next), exists ? id_address(ahead_.page_id_offset, token) : p_.page_ids, exists ? 4 : 0);
   }
 
   __device__ static std::int32_t shared_word(std::uint32_t address) {
@@ -353,17 +355,29 @@ class Decoder {
     return word;
   }
 
-  /// One step of the copying side: a tile if there is one, and always a group.
-  __device__ void produce() {
+  /// One step of the copying side in two halves, K as soon as its place is free: a tile if there is one, and
+  /// always a group.
+  __device__ void produce_keys() {
     if (ahead_.next < ahead_.count) {
-      copy_tile(produced_);
+      locate_tile();
+      copy_rows(p_.k, ahead_.kv_head * p_.k_strides.kv_head, k_offset_, stage_address(produced_));
+    }
+  }
+  __device__ void produce_values() {
+    if (ahead_.next < ahead_.count) {
+      copy_rows(p_.v, ahead_.kv_head * p_.v_strides.kv_head, v_offset_, stage_address(produced_) + C::kTileBytes);
+      copy_ids();
+      ++ahead_.next;
     }
     commit_copies();
     ++produced_;
   }
 
   __device__ void fill_ring() {
-    while (produced_ - consumed_ < C::kStages) produce();
+    while (produced_ - consumed_ < C::kStages) {
+      produce_keys();
+      produce_values();
+    }
   }
 
   /// Of the tasks that are known: asks for the queries and page ids of one more, and goes on with the next
@@ -438,7 +452,7 @@ class Decoder {
   }
 
   /// How many tasks are known, the same for all that share a ring: one of them writes it ahead of the
-  /// barrier that they meet at.
+  /// barrier at which they meet, which also says that all have read K.
   __device__ int agree_on_known() const {
     if constexpr (C::kHeadSplit == 1) {
       const int known = __shfl_sync(0xFFFFFFFFU, queue_.known(), 0);
@@ -458,14 +472,22 @@ class Decoder {
     for (int tile = 0; tile < count; ++tile) {
       wait_copies<C::kStages - 1>();
       sync_sharers();
-      compute_tile(tokens_ - ring_token(group_, tile), consumed_);
+      float x[C::kMatrices][4];
+      score(consumed_, x);
       if (threadIdx.x == 0) {
         queue_.advance(number, tokens_ - ring_token(0, tile), kWantedTokens);
       }
-      const int known = agree_on_known();
+      look_ahead(number, agree_on_known());
+      produce_keys();
+      shape_logits(tokens_ - ring_token(group_, tile), x);
+      raise_maximum(x);
+      std::uint32_t high[C::kMatrices][2];
+      std::uint32_t low[C::kMatrices][2];
+      weigh(x, high, low);
+      accumulate(consumed_, high, low);
+      sync_sharers();  // V is read
       ++consumed_;
-      look_ahead(number, known);
-      produce();
+      produce_values();
     }
   }
 
@@ -506,17 +528,6 @@ class Decoder {
       b[1][0] = two[2];
       b[1][1] = two[3];
     }
-  }
-
-  __device__ void compute_tile(int tokens_left, int sequence) {
-    float x[C::kMatrices][4];
-    score(sequence, x);
-    shape_logits(tokens_left, x);
-    raise_maximum(x);
-    std::uint32_t high[C::kMatrices][2];
-    std::uint32_t low[C::kMatrices][2];
-    weigh(x, high, low);
-    accumulate(sequence, high, low);
   }
 
   /// Dot products, in two sums that do not wait for each other.
@@ -815,6 +826,8 @@ class Decoder {
   int fetched_ = 0;         // the last task whose queries and page ids have been asked for
   int ready_ = 0;           // ... and have arrived
   unsigned fetches_ = 0;
+  std::int64_t k_offset_ = 0;
+  std::int64_t v_offset_ = 0;
   int tokens_ = 0;
   std::uint32_t query_at_ = 0;
   std::uint32_t query_[C::kMatrices][C::kQueryInRegisters ? C::kSteps : 1][2];

@@ -37,7 +37,7 @@ const KernelEntry* find_mma_kernel(ElementType type, std::int32_t head_dim, std:
                                    std::int64_t shared_bytes);
 /// Serves everything.
 const KernelEntry& simple_kernel(ElementType type);
-/// Grid: merge ranges * query heads.
+/// Grid: merge_blocks of launch.h.
 const KernelEntry& merge_kernel();
 
 /// Reads what `read_pages` of cuda.h describes: params of page_read.cuh.

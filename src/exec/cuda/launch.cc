@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "base/math.h"
 #include "exec/cuda/runtime.h"
 
 namespace pkv::cuda {
@@ -56,6 +57,10 @@ const KernelEntry& choose_kernel(const RunArgs& args, Width width, const CudaDev
     }
   }
   return simple_kernel(type);
+}
+
+std::int64_t merge_blocks(std::int64_t num_ranges, const AttentionShape& shape) {
+  return num_ranges * shape.num_q_heads * ceil_div(shape.head_dim, kMergeDims);
 }
 
 LayerParams layer_params(const RunArgs& args) {

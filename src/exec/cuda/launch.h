@@ -25,6 +25,9 @@ enum class DecodeEntry : std::uint8_t { kChosen, kAfter, kDependent };
 /// The kernel that decodes this layer: tensor cores where alignment, types and shape allow, else simple.
 const KernelEntry& choose_kernel(const RunArgs& args, Width width, const CudaDevice& device);
 
+/// Blocks of a merge launch over that many ranges.
+std::int64_t merge_blocks(std::int64_t num_ranges, const AttentionShape& shape);
+
 /// Everything about a layer that does not depend on where the step lies.
 LayerParams layer_params(const RunArgs& args);
 

@@ -4,7 +4,8 @@
 // Maths: m = max m_s, l = sum exp(m_s - m) l_s, acc = sum exp(m_s - m) acc_s over the splits s, in an
 // order that depends on their number alone: the same bits every time.
 // Traffic: (head_dim + 2) * 4 bytes a split, from the L2. A merge is one round trip of latency, so that
-// every load is issued before the first is used: the warps of a block share the splits, eight loads each.
+// every load is issued before the first is used: a block has 64 dimensions of a head, its half warps share
+// the splits, eight loads each.
 #pragma once
 
 #include "exec/cuda/output.cuh"
@@ -12,9 +13,11 @@
 
 namespace pkv::cuda {
 
-inline constexpr int kMergeWarps = 8;
+inline constexpr int kMergeWarps = 4;
 inline constexpr int kMergeThreads = 32 * kMergeWarps;
 inline constexpr int kMergeBatch = 8;
+inline constexpr int kMergeLanes = kMergeDims / 4;      // that hold a split's elements
+inline constexpr int kMergeWays = 32 / kMergeLanes;     // splits that a warp reads at once
 
 struct MergeState {
   float m = -INFINITY;

@@ -7,13 +7,25 @@
 namespace pkv::cuda {
 namespace {
 
-/// One block a (merge range, query head). Warps share the splits, lanes the dimensions.
+/// The other half warp's state of the same elements joins; both then hold the sum.
+__device__ __forceinline__ void add_other_way(MergeState& state) {
+#pragma unroll
+  for (int offset = kMergeLanes; offset < 32; offset *= 2) {
+    const auto from = [&](float value) { return __shfl_xor_sync(0xFFFFFFFFU, value, offset); };
+    const float4 acc = make_float4(from(state.acc.x), from(state.acc.y), from(state.acc.z), from(state.acc.w));
+    state.add(from(state.m), from(state.l), acc);
+  }
+}
+
+/// One block a (merge range, query head, 64 dimensions).
 __global__ void __launch_bounds__(kMergeThreads) merge_kernel_of_splits(const __grid_constant__ LayerParams p) {
-  __shared__ float4 accs[kMergeWarps][32];
+  __shared__ float4 accs[kMergeWarps][kMergeLanes];
   __shared__ float2 mls[kMergeWarps];
   start_dependents();
-  const int q_head = static_cast<int>(blockIdx.x) % p.num_q_heads;
-  const DeviceMerge range = p.merges[static_cast<int>(blockIdx.x) / p.num_q_heads];
+  const int parts = (p.head_dim + kMergeDims - 1) / kMergeDims;
+  const int unit = static_cast<int>(blockIdx.x) / parts;
+  const int q_head = unit % p.num_q_heads;
+  const DeviceMerge range = p.merges[unit / p.num_q_heads];
   wait_for_predecessor();
   if (range.row < 0) {
     return;
@@ -22,22 +34,23 @@ __global__ void __launch_bounds__(kMergeThreads) merge_kernel_of_splits(const __
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int kv_head = q_head / p.group_size;
   const int slot_begin = range.slot_begin + kv_head * range.num_splits;
-  for (int d_begin = 0; d_begin < p.head_dim; d_begin += 128) {
-    const int d = d_begin + lane * 4;
-    MergeState state;
-    add_splits(p, slot_begin, q_head - kv_head * p.group_size, range.num_splits, warp, kMergeWarps, d, state);
+  const int d = (static_cast<int>(blockIdx.x) % parts) * kMergeDims + lane % kMergeLanes * 4;
+  MergeState state;
+  add_splits(p, slot_begin, q_head - kv_head * p.group_size, range.num_splits,
+             warp * kMergeWays + lane / kMergeLanes, kMergeWarps * kMergeWays, d, state);
+  add_other_way(state);
+  if (lane < kMergeLanes) {
     accs[warp][lane] = state.acc;
     if (lane == 0) {
       mls[warp] = make_float2(state.m, state.l);
     }
-    __syncthreads();
-    if (warp == 0 && d < p.head_dim) {
-      MergeState all;
-      const int warps = min(kMergeWarps, range.num_splits);
-      for (int w = 0; w < warps; ++w) all.add(mls[w].x, mls[w].y, accs[w][lane]);
-      finish_head(p, range.row, q_head, d, all.m, all.l, all.acc);
-    }
-    __syncthreads();
+  }
+  __syncthreads();
+  if (warp == 0 && lane < kMergeLanes && d < p.head_dim) {
+    MergeState all;
+#pragma unroll
+    for (int w = 0; w < kMergeWarps; ++w) all.add(mls[w].x, mls[w].y, accs[w][lane]);
+    finish_head(p, range.row, q_head, d, all.m, all.l, all.acc);
   }
 }
 

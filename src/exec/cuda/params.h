@@ -37,6 +37,10 @@ struct ByteStrides {
   std::int64_t slot = 0;
 };
 
+/// Dimensions of a head that one block of the merge kernel takes: its grid is
+/// ranges * query heads * ceil(head_dim / kMergeDims).
+inline constexpr std::int32_t kMergeDims = 64;
+
 enum class ElementType : std::int32_t { kF32, kF16, kBF16 };
 
 /// One layer of one step. Passed by value as a __grid_constant__.
