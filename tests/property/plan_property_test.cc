@@ -11,69 +11,25 @@
 #include "base/math.h"
 #include "base/random.h"
 #include "persistentkv/plan.h"
+#include "support/random_step.h"
 
 namespace pkv {
 namespace {
 
-// A random batch and its memory.
-struct Step {
-  AttentionShape shape;
-  std::int32_t page_size = 16;
-  std::vector<std::int32_t> seq_lens;
-  std::vector<std::int32_t> indptr;
-  std::vector<std::int32_t> indices;
+using testing::random_step;
+using testing::Step;
 
-  BatchState batch() const {
-    return BatchState::make({.shape = shape,
-                             .page_size = page_size,
-                             .seq_lens = seq_lens,
-                             .block_table = BlockTable::csr(indptr, indices).value(),
-                             .num_pages = 1})
-        .value();
-  }
-};
-
-std::int32_t random_seq_len(SplitMix64& random, std::int32_t page_size) {
-  switch (random.below(8)) {
-    case 0: return 0;
-    case 1: return 1;
-    case 2:
-      return page_size * static_cast<std::int32_t>(1 + random.below(4)) + static_cast<std::int32_t>(random.below(3)) -
-             1;
-    case 3: return 1 + static_cast<std::int32_t>(random.below(20000));
-    default: return 1 + static_cast<std::int32_t>(random.below(700));
-  }
-}
-
-Step random_step(SplitMix64& random) {
-  Step step;
-  const std::int32_t kv_heads[] = {1, 2, 3, 5, 8, 32};
-  step.shape.num_kv_heads = kv_heads[random.below(6)];
-  step.shape.num_q_heads = step.shape.num_kv_heads * static_cast<std::int32_t>(1 + random.below(9));
-  if (random.below(3) == 0) {
-    step.shape.sliding_window_tokens = 1 + static_cast<std::int32_t>(random.below(2000));
-  }
-  step.page_size = static_cast<std::int32_t>(1 + random.below(256));
-  const std::uint64_t max_rows = random.below(10) == 0 ? 512 : 12;
-  step.seq_lens.resize(1 + random.below(max_rows));
-  step.indptr.push_back(0);
-  for (std::int32_t& seq_len : step.seq_lens) {
-    seq_len = random_seq_len(random, step.page_size);
-    step.indptr.push_back(step.indptr.back() + ceil_div(seq_len, step.page_size));
-  }
-  step.indices.assign(static_cast<std::size_t>(step.indptr.back()), 0);
-  return step;
-}
-
-PlanOptions random_options(SplitMix64& random, Route route, const AttentionShape& shape) {
-  PlanOptions options{.route = route};
+PlanOptions random_options(SplitMix64& random, Route route, MergeMode merge, const AttentionShape& shape) {
+  PlanOptions options{.route = route, .merge = merge};
   const std::int32_t tiles[] = {1, 16, 32, 48, 64, 256};
   options.tile_tokens = tiles[random.below(6)];
   options.num_workers = static_cast<std::int32_t>(1 + random.below(140));
   if (route != Route::kRow && random.below(3) != 0) {
     options.splits = static_cast<std::int32_t>(1 + random.below(40));
   }
-  if (random.below(2) == 0) {
+  if (merge == MergeMode::kFused) {
+    options.kv_heads_per_task = 1;
+  } else if (random.below(2) == 0) {
     options.kv_heads_per_task =
         static_cast<std::int32_t>(1 + random.below(static_cast<std::uint64_t>(shape.num_kv_heads)));
   }
@@ -186,7 +142,8 @@ void expect_compact_offsets(const BatchState& batch, const Plan& plan) {
               (seen.begin()->first == 0 && seen.rbegin()->first == plan.counters().num_partial_slots - 1));
 }
 
-// Launches take tasks and merges in order, all of them, and a merge comes after the tasks it needs.
+// Launches take tasks and merges in order, all of them, and a merge comes after the tasks it needs. Where
+// merges are fused no launch covers them.
 void expect_ordered_launches(const Plan& plan) {
   std::int32_t task_end = 0;
   std::int32_t merge_end = 0;
@@ -209,7 +166,8 @@ void expect_ordered_launches(const Plan& plan) {
     }
   }
   ASSERT_EQ(task_end, static_cast<std::int32_t>(plan.tasks().size()));
-  ASSERT_EQ(merge_end, static_cast<std::int32_t>(plan.merges().size()));
+  const std::size_t launched_merges = plan.merge_mode() == MergeMode::kSeparate ? plan.merges().size() : 0;
+  ASSERT_EQ(merge_end, static_cast<std::int32_t>(launched_merges));
 }
 
 // Inside a decode launch no task is longer than the first one's row by more than a tile.
@@ -228,54 +186,131 @@ void expect_longest_first(const Plan& plan) {
   }
 }
 
+std::int32_t num_empty_rows(const BatchState& batch) {
+  std::int32_t empty = 0;
+  for (std::int32_t row = 0; row < batch.num_rows(); ++row) {
+    empty += batch.attended(row).size() == 0 ? 1 : 0;
+  }
+  return empty;
+}
+
+void expect_bucket_launches(const BatchState& batch, const Plan& plan) {
+  const PlanCounters& counters = plan.counters();
+  std::vector<std::int32_t> lengths(batch.seq_lens().begin(), batch.seq_lens().end());
+  std::ranges::sort(lengths);
+  const auto buckets = std::ranges::distance(lengths.begin(), std::ranges::unique(lengths).begin());
+  const bool merges = plan.max_splits() > 1 && plan.merge_mode() == MergeMode::kSeparate;
+  ASSERT_EQ(counters.num_launches - counters.num_merge_launches, buckets);
+  ASSERT_EQ(counters.num_merge_launches, merges ? buckets : 0);
+}
+
 void expect_route_rules(const BatchState& batch, const Plan& plan) {
   const PlanCounters& counters = plan.counters();
   const bool compact =
       plan.route() == Route::kSplit || plan.route() == Route::kWorkqueue || plan.route() == Route::kPages;
   if (compact) {
-    ASSERT_EQ(counters.num_nonempty_tasks, counters.num_tasks);
-    ASSERT_LE(counters.num_launches, 2);
+    const bool fused = plan.merge_mode() == MergeMode::kFused;
+    ASSERT_EQ(counters.num_tasks - counters.num_nonempty_tasks,
+              fused ? num_empty_rows(batch) * batch.shape().num_kv_heads : 0);
+    ASSERT_LE(counters.num_launches, fused ? 1 : 2);
   }
   if (plan.route() == Route::kRow || plan.route() == Route::kPadded) {
     const std::int64_t head_runs = ceil_div(batch.shape().num_kv_heads, plan.kv_heads_per_task());
     ASSERT_EQ(counters.num_tasks, batch.num_rows() * head_runs * plan.max_splits());
   }
   if (plan.route() == Route::kBucket) {
-    std::vector<std::int32_t> lengths(batch.seq_lens().begin(), batch.seq_lens().end());
-    std::ranges::sort(lengths);
-    const auto buckets = std::ranges::distance(lengths.begin(), std::ranges::unique(lengths).begin());
-    ASSERT_EQ(counters.num_launches - counters.num_merge_launches, buckets);
-    ASSERT_EQ(counters.num_merge_launches, plan.max_splits() > 1 ? buckets : 0);
+    expect_bucket_launches(batch, plan);
   }
 }
 
-class PlanProperty : public testing::TestWithParam<Route> {};
+// No merge launch, no range of less than two splits, and in compact routes one empty task a KV head that writes
+// the output of a row without tokens.
+void expect_fused_rules(const BatchState& batch, const Plan& plan) {
+  ASSERT_EQ(plan.merge_mode(), MergeMode::kFused);
+  ASSERT_EQ(plan.counters().num_merge_launches, 0);
+  for (const Launch& launch : plan.launches()) {
+    ASSERT_EQ(launch.kind, LaunchKind::kDecode);
+  }
+  for (const MergeRange& range : plan.merges()) {
+    ASSERT_GE(range.num_splits, 2);
+  }
+  for (const auto& [row_head, pieces] : pieces_by_head(plan)) {
+    const bool compact = plan.route() != Route::kPadded && plan.route() != Route::kBucket;
+    if (compact && batch.attended(row_head.first).size() == 0) {
+      ASSERT_EQ(pieces.size(), 1U);
+      ASSERT_EQ(pieces[0].tokens.size(), 0);
+      ASSERT_EQ(pieces[0].slot, kNoSlot);
+    }
+  }
+}
 
-TEST_P(PlanProperty, RandomBatches_HoldEveryProperty) {
-  SplitMix64 random(static_cast<std::uint64_t>(GetParam()) + 100);
+void expect_plan_properties(const BatchState& batch, const Plan& plan) {
+  expect_exact_cover(batch, plan);
+  expect_tile_borders(batch, plan);
+  expect_one_writer(batch, plan);
+  expect_compact_offsets(batch, plan);
+  expect_ordered_launches(plan);
+  expect_route_rules(batch, plan);
+  if (plan.route() != Route::kBucket) {
+    expect_longest_first(plan);
+  }
+}
+
+class PlanProperty : public ::testing::TestWithParam<Route> {};
+
+void expect_random_batches_hold(Route route, MergeMode merge) {
+  SplitMix64 random(static_cast<std::uint64_t>(route) + 100);
   Plan recycled;
   for (int i = 0; i < 400; ++i) {
     SCOPED_TRACE("case " + std::to_string(i));
     const Step step = random_step(random);
     const BatchState batch = step.batch();
-    const PlanOptions options = random_options(random, GetParam(), step.shape);
+    const PlanOptions options = random_options(random, route, merge, step.shape);
     Result<Plan> plan = make_plan(batch, options, std::move(recycled));
     ASSERT_TRUE(plan.ok()) << plan.error().to_string();
-    ASSERT_EQ(plan->route(), GetParam());
+    ASSERT_EQ(plan->route(), route);
     ASSERT_TRUE(plan->matches(batch));
-    expect_exact_cover(batch, *plan);
-    expect_tile_borders(batch, *plan);
-    expect_one_writer(batch, *plan);
-    expect_compact_offsets(batch, *plan);
-    expect_ordered_launches(*plan);
-    expect_route_rules(batch, *plan);
-    if (GetParam() != Route::kBucket) {
-      expect_longest_first(*plan);
+    expect_plan_properties(batch, *plan);
+    if (merge == MergeMode::kFused) {
+      expect_fused_rules(batch, *plan);
     }
-    if (HasFatalFailure()) {
+    if (::testing::Test::HasFatalFailure()) {
       FAIL() << plan->to_string(200);
     }
     recycled = *std::move(plan);
+  }
+}
+
+TEST_P(PlanProperty, RandomBatches_HoldEveryProperty) {
+  expect_random_batches_hold(GetParam(), MergeMode::kSeparate);
+}
+
+TEST_P(PlanProperty, RandomBatchesWithFusedMerges_HoldEveryProperty) {
+  expect_random_batches_hold(GetParam(), MergeMode::kFused);
+}
+
+// Another project plans these steps: what is left of a plan is one launch, and what run() checks.
+TEST(ExternalPlanProperty, RandomBatches_HaveOneLaunchAndNoTasks) {
+  SplitMix64 random(7);
+  Plan recycled;
+  for (int i = 0; i < 200; ++i) {
+    const Step step = random_step(random);
+    const BatchState batch = step.batch();
+    recycled = make_plan(batch, {.route = Route::kSplit, .splits = 9}, std::move(recycled)).value();
+    for (const Route route : kExternalRoutes) {
+      recycled = make_plan(batch, {.route = route, .num_workers = 132}, std::move(recycled)).value();
+      ASSERT_EQ(recycled.route(), route);
+      ASSERT_TRUE(recycled.matches(batch));
+      ASSERT_TRUE(recycled.tasks().empty());
+      ASSERT_TRUE(recycled.merges().empty());
+      ASSERT_EQ(recycled.launches().size(), 1U);
+      ASSERT_EQ(recycled.launches()[0], (Launch{LaunchKind::kDecode, 0, 0}));
+      ASSERT_EQ(recycled.split_offsets().size(), batch.seq_lens().size() + 1);
+      ASSERT_EQ(recycled.counters().num_launches, 1);
+      ASSERT_EQ(recycled.counters().num_tasks, 0);
+      ASSERT_EQ(recycled.counters().num_partial_slots, 0);
+      ASSERT_EQ(recycled.counters().attended_tokens, batch.attended_tokens());
+    }
   }
 }
 
@@ -300,11 +335,7 @@ TEST_P(PlanProperty, RecycledPlan_EqualsAFreshOne) {
 TEST_P(PlanProperty, MoreSplits_GrowThePlanLinearly) {
   Step step;
   step.seq_lens.assign(64, 32768);
-  step.indptr.push_back(0);
-  for (int row = 0; row < 64; ++row) {
-    step.indptr.push_back(step.indptr.back() + 2048);
-  }
-  step.indices.assign(static_cast<std::size_t>(step.indptr.back()), 0);
+  step.make_table();
   if (GetParam() == Route::kRow) {
     EXPECT_EQ(make_plan(step.batch(), {.route = Route::kRow})->tasks().size(), 64U * 8);
     return;
@@ -318,7 +349,7 @@ TEST_P(PlanProperty, MoreSplits_GrowThePlanLinearly) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Routes, PlanProperty, testing::ValuesIn(kAllRoutes),
+INSTANTIATE_TEST_SUITE_P(Routes, PlanProperty, ::testing::ValuesIn(kAllRoutes),
                          [](const auto& param_info) { return std::string(route_name(param_info.param)); });
 
 }  // namespace

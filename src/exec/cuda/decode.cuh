@@ -693,7 +693,9 @@ class Decoder {
     }
     __syncthreads();
     write_result(number);
-    __syncthreads();
+    if (queue_.slot(number + 1).row >= 0) {
+      __syncthreads();  // the slots may be written again
+    }
   }
 
   /// The next task's queries and page ids, if look_ahead() had no time for them.
@@ -791,12 +793,14 @@ class Decoder {
     for (int i = static_cast<int>(threadIdx.x); i < p_.group_size * quads; i += C::kThreads) {
       const int head = i / quads;
       const int d = (i - head * quads) * 4;
-      MergeState state;
+      float2 ml[C::kMergeSlots];
+      float4 acc[C::kMergeSlots];
 #pragma unroll
       for (int slot = 0; slot < C::kMergeSlots; ++slot) {
-        const float2 ml = *slot_ml(slot, head);
-        state.add(ml.x, ml.y, *reinterpret_cast<const float4*>(merge_slot(slot) + head * C::kMergePitch + d));
+        ml[slot] = *slot_ml(slot, head);
+        acc[slot] = *reinterpret_cast<const float4*>(merge_slot(slot) + head * C::kMergePitch + d);
       }
+      const MergeState state = join(ml, acc);
       if (task.partial_slot < 0) {
         finish_head(p_, task.row, task.kv_head_begin * p_.group_size + head, d, state.m, state.l, state.acc);
       } else {

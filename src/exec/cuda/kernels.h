@@ -38,7 +38,7 @@ const KernelEntry* find_mma_kernel(ElementType type, std::int32_t head_dim, std:
 /// Serves everything.
 const KernelEntry& simple_kernel(ElementType type);
 /// Grid: merge_blocks of launch.h.
-const KernelEntry& merge_kernel();
+const KernelEntry& merge_kernel(std::int32_t max_splits);
 
 /// Reads what `read_pages` of cuda.h describes: params of page_read.cuh.
 struct PageReadParams {

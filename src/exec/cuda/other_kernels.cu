@@ -7,49 +7,42 @@
 namespace pkv::cuda {
 namespace {
 
-/// The other half warp's state of the same elements joins; both then hold the sum.
-__device__ __forceinline__ void add_other_way(MergeState& state) {
-#pragma unroll
-  for (int offset = kMergeLanes; offset < 32; offset *= 2) {
-    const auto from = [&](float value) { return __shfl_xor_sync(0xFFFFFFFFU, value, offset); };
-    const float4 acc = make_float4(from(state.acc.x), from(state.acc.y), from(state.acc.z), from(state.acc.w));
-    state.add(from(state.m), from(state.l), acc);
-  }
-}
-
 /// One block a (merge range, query head, 64 dimensions).
-__global__ void __launch_bounds__(kMergeThreads) merge_kernel_of_splits(const __grid_constant__ LayerParams p) {
-  __shared__ float4 accs[kMergeWarps][kMergeLanes];
-  __shared__ float2 mls[kMergeWarps];
+template <int kWarps>
+__global__ void __launch_bounds__(32 * kWarps) merge_splits_kernel(const __grid_constant__ LayerParams p) {
+  constexpr int kWays = kWarps * kMergeWays;
+  __shared__ float4 accs[kWays][kMergeLanes];
+  __shared__ float2 mls[kWays];
   start_dependents();
   const int parts = (p.head_dim + kMergeDims - 1) / kMergeDims;
   const int unit = static_cast<int>(blockIdx.x) / parts;
   const int q_head = unit % p.num_q_heads;
   const DeviceMerge range = p.merges[unit / p.num_q_heads];
+  const int lane = static_cast<int>(threadIdx.x) % kMergeLanes;
+  const int way = static_cast<int>(threadIdx.x) / kMergeLanes;
+  const int kv_head = q_head / p.group_size;
+  const int slot_begin = range.slot_begin + kv_head * range.num_splits;
+  const int d = (static_cast<int>(blockIdx.x) % parts) * kMergeDims + lane * 4;
   wait_for_predecessor();
   if (range.row < 0) {
     return;
   }
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int warp = static_cast<int>(threadIdx.x) / 32;
-  const int kv_head = q_head / p.group_size;
-  const int slot_begin = range.slot_begin + kv_head * range.num_splits;
-  const int d = (static_cast<int>(blockIdx.x) % parts) * kMergeDims + lane % kMergeLanes * 4;
-  MergeState state;
-  add_splits(p, slot_begin, q_head - kv_head * p.group_size, range.num_splits,
-             warp * kMergeWays + lane / kMergeLanes, kMergeWarps * kMergeWays, d, state);
-  add_other_way(state);
-  if (lane < kMergeLanes) {
-    accs[warp][lane] = state.acc;
-    if (lane == 0) {
-      mls[warp] = make_float2(state.m, state.l);
-    }
+  const MergeState state =
+      join_splits(p, slot_begin, q_head - kv_head * p.group_size, range.num_splits, way, kWays, d);
+  accs[way][lane] = state.acc;
+  if (lane == 0) {
+    mls[way] = make_float2(state.m, state.l);
   }
   __syncthreads();
-  if (warp == 0 && lane < kMergeLanes && d < p.head_dim) {
-    MergeState all;
+  if (way == 0 && d < p.head_dim) {
+    float2 ml[kWays];
+    float4 acc[kWays];
 #pragma unroll
-    for (int w = 0; w < kMergeWarps; ++w) all.add(mls[w].x, mls[w].y, accs[w][lane]);
+    for (int w = 0; w < kWays; ++w) {
+      ml[w] = mls[w];
+      acc[w] = accs[w][lane];
+    }
+    const MergeState all = join(ml, acc);
     finish_head(p, range.row, q_head, d, all.m, all.l, all.acc);
   }
 }
@@ -99,13 +92,19 @@ const KernelEntry& simple_kernel(ElementType type) {
   return entries[static_cast<int>(type)];
 }
 
-const KernelEntry& merge_kernel() {
-  static const KernelEntry entry = {.name = "merge",
-                                    .function = reinterpret_cast<const void*>(&merge_kernel_of_splits),
-                                    .threads = kMergeThreads,
-                                    .shared_bytes = 0,
-                                    .blocks_per_sm = 4};
-  return entry;
+template <int kWarps>
+KernelEntry merge_entry(const char* name) {
+  return {.name = name,
+          .function = reinterpret_cast<const void*>(&merge_splits_kernel<kWarps>),
+          .threads = 32 * kWarps,
+          .shared_bytes = 0,
+          .blocks_per_sm = 4};
+}
+
+const KernelEntry& merge_kernel(std::int32_t max_splits) {
+  static const KernelEntry few = merge_entry<4>("merge w4");
+  static const KernelEntry many = merge_entry<8>("merge w8");
+  return max_splits <= 4 * kMergeWays * kMergeBatch ? few : many;  // one round of loads, if that can be
 }
 
 const KernelEntry& page_read_kernel() {

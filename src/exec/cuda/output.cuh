@@ -23,25 +23,26 @@ __device__ __forceinline__ std::int32_t page_of(const LayerParams& p, std::int32
   return static_cast<std::int32_t>(low);
 }
 
-/// What turns a head's (m, l, acc) into an output: out = acc * factor.
+/// What turns a head's (m, l, acc) into an output, out = acc * factor, and what its LSE is the sum of.
 struct OutputScale {
   float factor = 0.0F;
-  float lse = -INFINITY;
+  float top = -INFINITY;
+  float total = 0.0F;  // lse = top + log(total)
 };
 
 /// The sink joins here, once. A head that attends to nothing gives 0 and -inf, or the sink's logit.
 __device__ __forceinline__ OutputScale output_scale(const LayerParams& p, std::int32_t q_head, float m, float l) {
-  const float sink = p.sinks == nullptr ? -INFINITY : p.sinks[q_head];
+  if (p.sinks == nullptr) {
+    return {.factor = l > 0.0F ? 1.0F / l : 0.0F, .top = m, .total = l};
+  }
+  const float sink = p.sinks[q_head];
   const float top = fmaxf(m, sink);
   if (top == -INFINITY) {
     return {};
   }
   const float rescale = m == -INFINITY ? 0.0F : expf(m - top);
   const float total = l * rescale + (sink == -INFINITY ? 0.0F : expf(sink - top));
-  if (total == 0.0F) {
-    return {};
-  }
-  return {.factor = rescale / total, .lse = top + logf(total)};
+  return {.factor = total > 0.0F ? rescale / total : 0.0F, .top = top, .total = total};
 }
 
 /// Four neighbouring elements of an output vector; `d` and head_dim are multiples of 4.
@@ -73,7 +74,8 @@ __device__ __forceinline__ void finish_head(const LayerParams& p, std::int32_t r
   // An accumulator that weighs nothing may hold 0 only, so the product is never 0 * inf.
   store_output(p, row, q_head, d, make_float4(acc.x * f, acc.y * f, acc.z * f, acc.w * f));
   if (d == 0 && p.lse != nullptr) {
-    p.lse[static_cast<std::int64_t>(row) * p.num_q_heads + q_head] = scale.lse;
+    p.lse[static_cast<std::int64_t>(row) * p.num_q_heads + q_head] =
+        scale.total > 0.0F ? scale.top + logf(scale.total) : -INFINITY;
   }
 }
 

@@ -64,7 +64,7 @@ Status StepGraph::enqueue_layer(const Plan& plan, const RunArgs& layer) const {
     PKV_RETURN_IF_ERROR(cuda::launch(kernel, *blocks, &params, backend_.decode_entry(plan), backend_.stream_));
   }
   if (merge_ == MergeMode::kSeparate && bounds_.max_merges > 0) {
-    PKV_RETURN_IF_ERROR(cuda::launch(merge_kernel(), merge_blocks(bounds_.max_merges, shape_), &params,
+    PKV_RETURN_IF_ERROR(cuda::launch(merge_kernel(bounds_.max_splits), merge_blocks(bounds_.max_merges, shape_), &params,
                                      backend_.merge_entry(), backend_.stream_));
   }
   return {};

@@ -4,8 +4,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "support/cpu_backend.h"
+#include "support/paged_case.h"
 #include "unit/exec/fake_device.h"
-#include "unit/exec_cpu/paged_case.h"
 
 namespace pkv {
 namespace {

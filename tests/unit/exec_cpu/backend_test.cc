@@ -6,7 +6,8 @@
 #include <cmath>
 
 #include "support/count_allocations.h"
-#include "unit/exec_cpu/paged_case.h"
+#include "support/cpu_backend.h"
+#include "support/paged_case.h"
 
 namespace pkv {
 namespace {
@@ -33,6 +34,53 @@ TEST(CpuBackend, AnyNumberOfWorkers_GivesTheSameBits) {
         EXPECT_EQ(output.out, outputs[0].out);
         EXPECT_EQ(output.lse, outputs[0].lse);
       }
+    }
+  }
+}
+
+// The same states are merged in the same order, whether in launches of their own or after the last decode launch.
+TEST(CpuBackend, FusedMerges_GiveTheBitsOfSeparateOnes) {
+  const PagedCase paged(mixed_spec());
+  for (const Isa isa : supported_isas()) {
+    const std::unique_ptr<CpuBackend> backend = testing::make_backend(isa, 3);
+    for (const Route route : {Route::kPadded, Route::kBucket, Route::kSplit, Route::kWorkqueue, Route::kPages}) {
+      PlanOptions options = {.route = route, .splits = 5, .kv_heads_per_task = 1};
+      const CaseOutput separate = paged.run(*backend, options);
+      options.merge = MergeMode::kFused;
+      const CaseOutput fused = paged.run(*backend, options);
+      EXPECT_EQ(fused.out, separate.out) << route_name(route);
+      EXPECT_EQ(fused.lse, separate.lse) << route_name(route);
+    }
+  }
+}
+
+TEST(CpuBackend, FusedPlan_CountsItsMergePassAsMergeTime) {
+  const std::unique_ptr<CpuBackend> backend = testing::make_backend(kBest);
+  const PagedCase paged(mixed_spec());
+  std::vector<float> out(5 * 8 * 64);
+  const Plan plan =
+      make_plan(paged.batch(), {.route = Route::kWorkqueue, .splits = 4, .merge = MergeMode::kFused}).value();
+  ASSERT_EQ(plan.counters().num_merge_launches, 0);
+  ASSERT_TRUE(backend->reserve(plan).ok());
+  const Result<RunTimes> times = backend->run(plan, paged.args(out.data(), nullptr));
+  ASSERT_TRUE(times.ok());
+  EXPECT_GT(times->merge_ns, 0);
+}
+
+TEST(CpuBackend, PlansOfOtherProjects_AreRefusedByName) {
+  const std::unique_ptr<CpuBackend> backend = testing::make_backend(kBest);
+  const PagedCase paged(mixed_spec());
+  std::vector<float> out(5 * 8 * 64);
+  for (const Route route : kExternalRoutes) {
+    EXPECT_FALSE(backend->supports(route));
+    const Plan plan = make_plan(paged.batch(), {.route = route}).value();
+    const Status reserved = backend->reserve(plan);
+    const Result<RunTimes> times = backend->run(plan, paged.args(out.data(), nullptr));
+    ASSERT_FALSE(reserved.ok());
+    ASSERT_FALSE(times.ok());
+    for (const Error& error : {reserved.error(), times.error()}) {
+      EXPECT_EQ(error.code, ErrorCode::kUnsupported);
+      EXPECT_THAT(error.to_string(), ::testing::HasSubstr(std::string(route_name(route))));
     }
   }
 }
@@ -97,7 +145,8 @@ TEST(CpuBackend, Run_AllocatesNothing) {
     const PagedCase paged(mixed_spec());
     std::vector<float> out(5 * 8 * 64), lse(5 * 8);
     for (const Route route : kAllRoutes) {
-      const Result<Plan> plan = make_plan(paged.batch(), {.route = route, .num_workers = 3});
+      const MergeMode merge = route == Route::kSplit ? MergeMode::kFused : MergeMode::kSeparate;
+      const Result<Plan> plan = make_plan(paged.batch(), {.route = route, .num_workers = 3, .merge = merge});
       ASSERT_TRUE(backend->reserve(*plan).ok());
       const RunArgs args = paged.args(out.data(), lse.data());
       ASSERT_TRUE(backend->run(*plan, args).ok());

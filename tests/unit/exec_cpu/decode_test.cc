@@ -1,275 +1,31 @@
-// The decode and merge kernels of every instruction set against the float64 oracle, with poisoned memory.
-// Not here: workers, workspace, errors (backend_test.cc).
+// The decode suite for every instruction set.
+// Not here: its cases (support/decode_suite.cc), workers, workspace, errors (backend_test.cc).
 #include <gtest/gtest.h>
 
-#include <array>
-#include <limits>
+#include <algorithm>
+#include <vector>
 
-#include "unit/exec_cpu/paged_case.h"
+#include "support/cpu_backend.h"
+#include "support/decode_suite.h"
 
-namespace pkv {
+namespace pkv::testing {
 namespace {
 
-using testing::CaseSpec;
-using testing::PagedCase;
-using testing::TableForm;
-
-class DecodeOnIsa : public ::testing::TestWithParam<Isa> {
- protected:
-  void SetUp() override {
-    const std::vector<Isa> isas = supported_isas();
-    if (std::find(isas.begin(), isas.end(), GetParam()) == isas.end()) {
-      GTEST_SKIP() << isa_name(GetParam()) << " does not run here";
-    }
-    backend_ = testing::make_backend(GetParam());
-    ASSERT_EQ(backend_->isa(), GetParam());
-  }
-
-  void check(const CaseSpec& spec, const PlanOptions& options) { PagedCase(spec).expect_correct(*backend_, options); }
-
-  std::unique_ptr<CpuBackend> backend_;
-};
-
-INSTANTIATE_TEST_SUITE_P(AllIsas, DecodeOnIsa, ::testing::Values(Isa::kPortable, Isa::kAvx2, Isa::kAvx512),
-                         [](const auto& test) { return std::string(isa_name(test.param)); });
-
-TEST_P(DecodeOnIsa, EveryGroupSize_MatchesOracle) {
-  for (const std::int32_t group_size : {1, 2, 3, 4, 5, 6, 7, 8, 16, 64}) {
-    for (const Route route : {Route::kRow, Route::kPages}) {
-      check({.shape = {.num_q_heads = 2 * group_size, .num_kv_heads = 2, .head_dim = 64}, .lens = {75, 33}},
-            {.route = route, .num_workers = 2});
-    }
-  }
+BackendCase case_of(Isa isa) {
+  return {.name = std::string(isa_name(isa)), .make = [isa]() -> std::shared_ptr<Backend> {
+            const std::vector<Isa> isas = supported_isas();
+            if (std::find(isas.begin(), isas.end(), isa) == isas.end()) {
+              return nullptr;
+            }
+            std::unique_ptr<CpuBackend> backend = make_backend(isa);
+            EXPECT_EQ(backend->isa(), isa);
+            return backend;
+          }};
 }
 
-TEST_P(DecodeOnIsa, EveryHeadDim_MatchesOracle) {
-  for (const std::int32_t head_dim : {8, 16, 24, 32, 40, 64, 80, 96, 112, 128, 136, 192, 256, 512}) {
-    for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
-      for (const std::int32_t group_size : {1, 3, 4}) {
-        check({.shape = {.num_q_heads = group_size, .num_kv_heads = 1, .head_dim = head_dim},
-               .lens = {47},
-               .kv_dtype = dtype},
-              {.route = Route::kRow});
-      }
-    }
-  }
-}
-
-TEST_P(DecodeOnIsa, EveryTypeAndLayout_MatchesOracle) {
-  constexpr DType kTypes[] = {DType::kF32, DType::kF16, DType::kBF16};
-  for (const DType kv : kTypes) {
-    for (const KvOrder order : {KvOrder::kHND, KvOrder::kNHD}) {
-      for (const KvPacking packing : {KvPacking::kSeparate, KvPacking::kPacked}) {
-        for (const DType q : kTypes) {
-          for (const DType out : kTypes) {
-            check({.shape = {.num_q_heads = 12, .num_kv_heads = 3, .head_dim = 40},
-                   .lens = {50, 1, 17},
-                   .order = order,
-                   .packing = packing,
-                   .kv_dtype = kv,
-                   .q_dtype = q,
-                   .out_dtype = out,
-                   .padding = 8},
-                  {.route = Route::kWorkqueue, .splits = 2});
-          }
-        }
-      }
-    }
-  }
-}
-
-TEST_P(DecodeOnIsa, EveryLengthAroundAPage_MatchesOracleByEveryRoute) {
-  for (const std::int32_t page_size : {1, 3, 16, 64, 256}) {
-    for (const Route route : kAllRoutes) {
-      for (const TableForm table : {TableForm::kCsr, TableForm::kDense}) {
-        check({.lens = {0, 1, page_size - 1, page_size, page_size + 1, 2 * page_size + 5, 0},
-               .page_size = page_size,
-               .table = table},
-              {.route = route, .num_workers = 2});
-      }
-    }
-  }
-}
-
-TEST_P(DecodeOnIsa, EveryRouteWithSplits_MatchesOracle) {
-  for (const Route route : {Route::kPadded, Route::kBucket, Route::kSplit, Route::kWorkqueue, Route::kPages}) {
-    for (const std::int32_t splits : {1, 2, 3, 7, 40}) {  // 40: more splits than tiles
-      check({.lens = {300, 5, 0, 161, 300}}, {.route = route, .splits = splits});
-    }
-  }
-}
-
-TEST_P(DecodeOnIsa, TasksOfSeveralHeads_MatchOracle) {
-  for (const KvOrder order : {KvOrder::kHND, KvOrder::kNHD}) {
-    for (const Route route : kAllRoutes) {
-      for (const std::int32_t heads : {1, 2, 3, 5}) {  // 2 and 3 leave a remainder
-        check({.shape = {.num_q_heads = 15, .num_kv_heads = 5, .head_dim = 32}, .lens = {130, 64}, .order = order},
-              {.route = route, .num_workers = 3, .kv_heads_per_task = heads});
-      }
-    }
-  }
-}
-
-TEST_P(DecodeOnIsa, PlansWithOtherTiles_MatchOracle) {
-  for (const std::int32_t tile_tokens : {1, 8, 16, 48, 64}) {
-    check({.lens = {200, 31}}, {.route = Route::kWorkqueue, .splits = 5, .tile_tokens = tile_tokens});
-  }
-}
-
-TEST_P(DecodeOnIsa, SlidingWindow_ReadsOnlyTheWindow) {
-  // Tokens before the window are NaN, and their pages have absurd ids: a read of either would show.
-  for (const std::int32_t window : {1, 15, 16, 17, 100}) {
-    for (const Route route : kAllRoutes) {
-      check({.shape = {.num_q_heads = 8, .num_kv_heads = 2, .head_dim = 64, .sliding_window_tokens = window},
-             .lens = {210, 16, 99, 0}},
-            {.route = route, .num_workers = 2});
-    }
-  }
-}
-
-TEST_P(DecodeOnIsa, SoftCap_MatchesOracle) {
-  for (const float cap : {0.5F, 30.0F, 1000.0F}) {
-    for (const float q_scale : {0.1F, 1.0F, 8.0F}) {
-      check({.shape = {.num_q_heads = 8, .num_kv_heads = 2, .head_dim = 64, .logit_soft_cap = cap},
-             .lens = {100},
-             .kv_dtype = DType::kF32,
-             .q_scale = q_scale},
-            {.route = Route::kSplit, .splits = 3});
-    }
-  }
-}
-
-TEST_P(DecodeOnIsa, Sinks_JoinOnceByEveryRoute) {
-  for (const Route route : kAllRoutes) {
-    check({.shape = {.num_q_heads = 8, .num_kv_heads = 2, .head_dim = 64, .sinks = Sinks::kPerQueryHead},
-           .lens = {0, 1, 150, 40}},
-          {.route = route, .num_workers = 2});
-  }
-}
-
-TEST_P(DecodeOnIsa, WindowSoftCapAndSinksTogether_MatchOracle) {
-  for (const Route route : kAllRoutes) {
-    check({.shape = {.num_q_heads = 14,
-                     .num_kv_heads = 2,
-                     .head_dim = 80,
-                     .softmax_scale = 0.3F,
-                     .logit_soft_cap = 20.0F,
-                     .sliding_window_tokens = 45,
-                     .sinks = Sinks::kPerQueryHead},
-           .lens = {0, 44, 45, 46, 333},
-           .page_size = 7,
-           .kv_dtype = DType::kBF16},
-          {.route = route, .num_workers = 2});
-  }
-}
-
-TEST_P(DecodeOnIsa, HugeLogits_StayFinite) {
-  for (const float q_scale : {1e3F, 1e4F}) {  // logits of +-5e4 and more
-    check({.shape = {.num_q_heads = 8, .num_kv_heads = 2, .head_dim = 64}, .lens = {200}, .q_scale = q_scale},
-          {.route = Route::kWorkqueue, .splits = 4});
-  }
-}
-
-// Keys of -inf are how some callers mask tokens: whole tiles of them come before any finite logit.
-TEST_P(DecodeOnIsa, MinusInfinityKeys_WeighNothing) {
-  const AttentionShape shape{.num_q_heads = 4, .num_kv_heads = 1, .head_dim = 8};
-  for (const std::int32_t num_masked : {1, 32, 40, 96}) {
-    std::vector<float> k(96 * 8, 0.25F);
-    std::vector<float> v(96 * 8);
-    for (std::size_t i = 0; i < v.size(); ++i) {
-      v[i] = static_cast<float>(i / 8);
-      k[i] =
-          i % 8 == 0 && i / 8 < static_cast<std::size_t>(num_masked) ? -std::numeric_limits<float>::infinity() : k[i];
-    }
-    const std::vector<float> q(4 * 8, 1.0F);
-    const std::vector<std::int32_t> lens{96}, indptr{0, 6}, pages{0, 1, 2, 3, 4, 5};
-    std::vector<float> out(q.size());
-    std::vector<float> lse(4);
-    const RunArgs args{.batch = BatchState::make({.shape = shape,
-                                                  .page_size = 16,
-                                                  .seq_lens = lens,
-                                                  .block_table = BlockTable::csr(indptr, pages).value(),
-                                                  .num_pages = 6})
-                                    .value(),
-                       .q = dense_queries(q.data(), DType::kF32, shape),
-                       .kv = {.k = k.data(),
-                              .v = v.data(),
-                              .dtype = DType::kF32,
-                              .layout = KvLayout::make(KvOrder::kHND, KvPacking::kSeparate, 16, shape).value(),
-                              .num_pages = 6},
-                       .out = dense_outputs(out.data(), DType::kF32, shape),
-                       .lse = lse};
-    const double mean = num_masked == 96 ? 0.0 : (num_masked + 95) / 2.0;
-    const ReferenceOutput expected = reference_attention(args).value();
-    ASSERT_NEAR(expected.out[0], mean, 1e-9);
-    for (const PlanOptions& options : {PlanOptions{.route = Route::kRow}, {.route = Route::kSplit, .splits = 3}}) {
-      const Plan plan = make_plan(args.batch, options).value();
-      ASSERT_TRUE(backend_->reserve(plan).ok());
-      ASSERT_TRUE(backend_->run(plan, args).ok());
-      for (const float value : out) {
-        ASSERT_NEAR(value, mean, 1e-4) << num_masked;
-      }
-      if (num_masked == 96) {
-        ASSERT_EQ(lse[3], -std::numeric_limits<float>::infinity());
-      } else {
-        ASSERT_NEAR(lse[3], expected.lse[3], 1e-5);
-      }
-    }
-  }
-}
-
-TEST_P(DecodeOnIsa, EqualLogits_AverageTheValues) {
-  check({.lens = {129}, .q_scale = 0.0F}, {.route = Route::kWorkqueue, .splits = 3});
-}
-
-TEST_P(DecodeOnIsa, LongRows_MatchOracle) {
-  for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
-    for (const Route route : {Route::kRow, Route::kPages}) {
-      check({.shape = {.num_q_heads = 4, .num_kv_heads = 1, .head_dim = 128}, .lens = {5000}, .kv_dtype = dtype},
-            {.route = route, .num_workers = 2});
-    }
-  }
-}
-
-TEST_P(DecodeOnIsa, RandomCases_MatchOracle) {
-  constexpr DType kTypes[] = {DType::kF32, DType::kF16, DType::kBF16};
-  for (std::uint64_t seed = 1; seed <= 300; ++seed) {
-    SplitMix64 random(seed);
-    const auto pick = [&](std::uint64_t bound) { return static_cast<std::int32_t>(random.below(bound)); };
-    CaseSpec spec;
-    spec.seed = seed;
-    spec.shape.num_kv_heads = 1 + pick(4);
-    spec.shape.num_q_heads = spec.shape.num_kv_heads * (1 + pick(9));
-    spec.shape.head_dim = 8 * (1 + pick(20));
-    if (pick(3) == 0) {
-      spec.shape.sliding_window_tokens = 1 + pick(120);
-    }
-    if (pick(3) == 0) {
-      spec.shape.logit_soft_cap = 1.0F + static_cast<float>(pick(50));
-    }
-    spec.shape.sinks = pick(3) == 0 ? Sinks::kPerQueryHead : Sinks::kNone;
-    spec.page_size = 1 + pick(40);
-    spec.lens.resize(static_cast<std::size_t>(1 + pick(4)));
-    for (std::int32_t& len : spec.lens) {
-      len = pick(5) == 0 ? 0 : pick(200);
-    }
-    spec.order = pick(2) == 0 ? KvOrder::kHND : KvOrder::kNHD;
-    spec.packing = pick(2) == 0 ? KvPacking::kSeparate : KvPacking::kPacked;
-    spec.kv_dtype = kTypes[pick(3)];
-    spec.q_dtype = kTypes[pick(3)];
-    spec.out_dtype = kTypes[pick(3)];
-    spec.table = pick(2) == 0 ? TableForm::kCsr : TableForm::kDense;
-    const Route route = kAllRoutes[pick(6)];
-    PlanOptions options = {.route = route, .num_workers = 1 + pick(4)};
-    if (route != Route::kRow && pick(2) == 0) {
-      options.splits = 1 + pick(9);
-    }
-    check(spec, options);
-    if (HasFatalFailure() || HasNonfatalFailure()) {
-      return;  // one failing case is enough to read
-    }
-  }
-}
+INSTANTIATE_TEST_SUITE_P(AllIsas, DecodeOnBackend,
+                         ::testing::Values(case_of(Isa::kPortable), case_of(Isa::kAvx2), case_of(Isa::kAvx512)),
+                         [](const auto& test) { return test.param.name; });
 
 }  // namespace
-}  // namespace pkv
+}  // namespace pkv::testing

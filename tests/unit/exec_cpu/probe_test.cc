@@ -5,7 +5,8 @@
 
 #include <cstring>
 
-#include "unit/exec_cpu/paged_case.h"
+#include "support/cpu_backend.h"
+#include "support/paged_case.h"
 
 namespace pkv {
 namespace {

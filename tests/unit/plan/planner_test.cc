@@ -134,6 +134,52 @@ TEST_F(PlannerTest, BadOptions_AreErrorsThatNameValueAndLimit) {
   EXPECT_EQ(make_plan(batch, {.kv_heads_per_task = 9}).error().message, "9 is outside 1 to 8");
 }
 
+TEST_F(PlannerTest, FusedMerges_TakeOneHeadATask) {
+  const BatchState batch = make_batch(kTwoHeads, {100, 0});
+  const auto error_of = [&](const PlanOptions& options) {
+    const Result<Plan> plan = make_plan(batch, options);
+    return plan.ok() ? Error{} : plan.error();
+  };
+  for (const PlanOptions& options : {PlanOptions{.route = Route::kSplit, .kv_heads_per_task = 2, .merge = MergeMode::kFused},
+                                     PlanOptions{.route = Route::kPages, .merge = MergeMode::kFused}}) {
+    EXPECT_EQ(error_of(options).code, ErrorCode::kInvalidArgument);
+    EXPECT_EQ(error_of(options).where, "merge");
+    EXPECT_THAT(error_of(options).message, ::testing::HasSubstr("1 KV head a task, not 2"));
+  }
+  const PlanOptions one_head{.route = Route::kPages, .kv_heads_per_task = 1, .merge = MergeMode::kFused};
+  EXPECT_TRUE(make_plan(batch, one_head).ok());
+}
+
+TEST_F(PlannerTest, FusedMerges_WorkedExample) {
+  const BatchState batch = make_batch(kTwoHeads, {100, 0});
+  const Plan plan =
+      make_plan(batch, {.route = Route::kWorkqueue, .splits = 2, .merge = MergeMode::kFused}).value();
+  const std::vector<Task> expected = {{0, 0, 1, 0, 64, 0, 2},  {0, 0, 1, 64, 100, 1, 2},  {0, 1, 2, 0, 64, 2, 2},
+                                      {0, 1, 2, 64, 100, 3, 2}, {1, 0, 1, 0, 0, kNoSlot, 0}, {1, 1, 2, 0, 0, kNoSlot, 0}};
+  EXPECT_THAT(plan.tasks(), ::testing::ElementsAreArray(expected));
+  EXPECT_THAT(plan.merges(), ::testing::ElementsAre(MergeRange{0, 0, 2}));
+  EXPECT_THAT(plan.launches(), ::testing::ElementsAre(Launch{LaunchKind::kDecode, 0, 6}));
+  EXPECT_EQ(plan.counters().num_launches, 1);
+  EXPECT_EQ(plan.counters().num_merge_launches, 0);
+  EXPECT_EQ(plan.counters().num_nonempty_tasks, 4);
+}
+
+TEST_F(PlannerTest, ExternalRoutes_TakeNoOptionsOfOurs) {
+  const BatchState batch = make_batch(kTwoHeads, {100});
+  for (const Route route : kExternalRoutes) {
+    for (const PlanOptions& options :
+         {PlanOptions{.route = route, .splits = 2}, PlanOptions{.route = route, .kv_heads_per_task = 1},
+          PlanOptions{.route = route, .merge = MergeMode::kFused}}) {
+      const Result<Plan> plan = make_plan(batch, options);
+      ASSERT_FALSE(plan.ok());
+      EXPECT_EQ(plan.error().code, ErrorCode::kInvalidArgument);
+      EXPECT_EQ(plan.error().where, "route");
+      EXPECT_THAT(plan.error().message, ::testing::HasSubstr(std::string(route_name(route))));
+    }
+    EXPECT_TRUE(make_plan(batch, {.route = route, .num_workers = 132}).ok());
+  }
+}
+
 TEST_F(PlannerTest, AbsurdGrid_IsAnErrorBeforeMemoryIsTaken) {
   const BatchState batch = make_batch({}, Ints(512, 64));
   const auto plan = make_plan(batch, {.route = Route::kPadded, .splits = 1 << 20});

@@ -1,5 +1,5 @@
 // A random paged batch whose every unused element is NaN, a run of it, and the comparison with the oracle.
-// Not here: which cases are worth running (decode_test.cc, backend_test.cc).
+// Not here: which cases are worth running (decode_suite.cc, backend tests), backends.
 #pragma once
 
 #include <fmt/format.h>
@@ -17,7 +17,7 @@
 #include "base/half.h"
 #include "base/math.h"
 #include "base/random.h"
-#include "exec/cpu/cpu_backend.h"
+#include "persistentkv/backend.h"
 #include "persistentkv/plan.h"
 #include "persistentkv/reference.h"
 
@@ -51,6 +51,12 @@ struct CaseSpec {
     }
     return text;
   }
+};
+
+/// What a backend may add to the rounding of FP32 arithmetic.
+struct Tolerance {
+  /// Relative error of a softmax weight.
+  double weights = 0.0;
 };
 
 /// Output and LSE of a run, as float.
@@ -89,11 +95,22 @@ class PagedCase {
     EXPECT_TRUE(plan.ok());
     const Status reserved = backend.reserve(*plan);
     EXPECT_TRUE(reserved.ok()) << (reserved.ok() ? "" : reserved.error().to_string());
-    std::vector<std::uint32_t> raw(q_elements(), 0x7FC07FC0U);  // NaN in every type
-    CaseOutput output = {.out = {}, .lse = std::vector<float>(num_heads(), std::nanf(""))};
-    const Result<RunTimes> times = backend.run(*plan, args(raw.data(), output.lse.data()));
+    std::vector<std::uint32_t> raw = poisoned_out();
+    std::vector<float> lse(num_heads(), std::nanf(""));
+    const Result<RunTimes> times = backend.run(*plan, args(raw.data(), lse.data()));
     EXPECT_TRUE(times.ok()) << (times.ok() ? "" : times.error().to_string());
-    const RunArgs layout = args(raw.data(), nullptr);
+    return gather(raw, std::move(lse));
+  }
+
+  /// Memory for out, large enough for any type, with NaN of every type in it.
+  [[nodiscard]] std::vector<std::uint32_t> poisoned_out() const {
+    return std::vector<std::uint32_t>(q_elements(), 0x7FC07FC0U);
+  }
+
+  /// The output heads out of memory that is laid out as args() says.
+  [[nodiscard]] CaseOutput gather(const std::vector<std::uint32_t>& raw, std::vector<float> lse) const {
+    CaseOutput output = {.out = {}, .lse = std::move(lse)};
+    const RunArgs layout = args(nullptr, nullptr);
     for (std::int32_t row = 0; row < batch_->num_rows(); ++row) {
       for (std::int32_t head = 0; head < spec_.shape.num_q_heads; ++head) {
         const std::int64_t first = row * layout.out.row_stride + head * layout.out.head_stride;
@@ -105,28 +122,34 @@ class PagedCase {
     return output;
   }
 
-  /// Expects the run to agree with the oracle; the oracle is computed once a case.
-  void expect_correct(Backend& backend, const PlanOptions& options) {
-    SCOPED_TRACE(fmt::format("{} route {} splits {} heads a task {}", spec_.to_string(), route_name(options.route),
-                             options.splits.value_or(0), options.kv_heads_per_task.value_or(0)));
+  /// Expects the run to agree with the oracle.
+  void expect_correct(Backend& backend, const PlanOptions& options, const Tolerance& tolerance = {}) {
+    SCOPED_TRACE(fmt::format("{} route {} splits {} heads a task {} merge {}", spec_.to_string(),
+                             route_name(options.route), options.splits.value_or(0),
+                             options.kv_heads_per_task.value_or(0), merge_mode_name(options.merge)));
+    expect_agreement(run(backend, options), tolerance);
+  }
+
+  /// Expects what was computed elsewhere to agree with the oracle, which is computed once a case.
+  void expect_agreement(const CaseOutput& output, const Tolerance& tolerance = {}) {
     if (!oracle_) {
       Result<ReferenceOutput> reference = reference_attention(args(q_.data(), nullptr));  // out is not touched
       ASSERT_TRUE(reference.ok()) << reference.error().to_string();
       oracle_ = *std::move(reference);
     }
-    const CaseOutput output = run(backend, options);
     // FP32 arithmetic, then half a unit in the last place of the output type. Logits of thousands carry
-    // their own FP32 rounding into the weights.
+    // their own FP32 rounding into the weights. Values lie within +-6.
     const double rounding = spec_.out_dtype == DType::kF32 ? 0.0 : spec_.out_dtype == DType::kF16 ? 0x1p-11 : 0x1p-8;
     const double logit_error = 2e-6 * std::max(1.0F, spec_.q_scale);
-    compare(output.out, oracle_->out, 1e-5 + 2 * logit_error, rounding, "out");
-    compare(output.lse, oracle_->lse, 1e-5 + logit_error, 0x1p-22, "lse");
+    compare(output.out, oracle_->out, 1e-5 + 2 * logit_error + 6 * tolerance.weights, rounding, "out");
+    compare(output.lse, oracle_->lse, 1e-5 + logit_error + tolerance.weights, 0x1p-22, "lse");
   }
 
- private:
   [[nodiscard]] std::size_t num_heads() const {
     return spec_.lens.size() * static_cast<std::size_t>(spec_.shape.num_q_heads);
   }
+
+ private:
   [[nodiscard]] std::size_t q_elements() const {
     const std::int64_t head = spec_.shape.head_dim + spec_.padding;
     return spec_.lens.size() * static_cast<std::size_t>(head * spec_.shape.num_q_heads + spec_.padding);
@@ -243,12 +266,5 @@ class PagedCase {
   PagedKv kv_;
   std::optional<ReferenceOutput> oracle_;
 };
-
-/// A backend that runs the kernels of `isa`; two workers unless asked otherwise.
-inline std::unique_ptr<CpuBackend> make_backend(Isa isa, std::int32_t threads = 2) {
-  Result<std::unique_ptr<CpuBackend>> backend = CpuBackend::create({.threads = threads, .isa = isa});
-  EXPECT_TRUE(backend.ok()) << (backend.ok() ? "" : backend.error().to_string());
-  return backend.ok() ? *std::move(backend) : nullptr;
-}
 
 }  // namespace pkv::testing
