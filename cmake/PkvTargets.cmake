@@ -25,15 +25,19 @@ function(pkv_library name)
   target_link_libraries(pkv_${name} PUBLIC ${ARG_DEPS} PRIVATE pkv_flags ${ARG_PRIVATE_DEPS})
 endfunction()
 
-# pkv_test(NAME SOURCES ... DEPS ...): a GoogleTest program; it links only what it names, so that a
-# dependency against the direction of the pipeline fails to link.
+# pkv_test(NAME SOURCES ... DEPS ... [LABELS ...] [DISCOVER OFF]): a GoogleTest program; it links only what it
+# names, so that a dependency against the direction of the pipeline fails to link. DISCOVER OFF: ctest does not
+# know its tests.
 function(pkv_test name)
-  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS;LABELS" ${ARGN})
+  cmake_parse_arguments(ARG "" "DISCOVER" "SOURCES;DEPS;LABELS" ${ARGN})
   if(NOT ARG_LABELS)
     set(ARG_LABELS unit)
   endif()
   add_executable(${name} ${ARG_SOURCES})
   target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/tests)
   target_link_libraries(${name} PRIVATE pkv_flags ${ARG_DEPS} GTest::gmock GTest::gtest_main)
+  if(DEFINED ARG_DISCOVER AND NOT ARG_DISCOVER)
+    return()
+  endif()
   gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT 600)
 endfunction()

@@ -1,10 +1,10 @@
 // The rule that divides a step on a GPU. Host arithmetic over lengths: a few nanoseconds a row.
 // Not here: prices (roofline.cc), kernels.
 //
-// What an H100 showed (docs/performance.md): a block that reads 128 KB ahead on every second SM already
-// reaches the limit, so one wave of nearly equal tasks ends level, whether it fills all SMs or half of them.
-// A second wave of few tasks does not: then four waves of smaller ones are better. With more units than SMs
-// no row needs splitting but the very long.
+// What an H100 showed (docs/performance.md): rows of one length end level in one wave of equal tasks. Rows of
+// many lengths do not; there four tasks an SM, drawn longest first, are better than one or two (B4 bimodal:
+// 111 us in chunks of 1024 tokens, 116 of 2048, 118 of 4096). With more units than SMs no row needs
+// splitting but the very long.
 #include <algorithm>
 
 #include "base/math.h"
@@ -14,17 +14,16 @@
 namespace pkv {
 namespace {
 
-constexpr std::int64_t kMinChunkTokens = 128;    // a tile a warp
-constexpr std::int64_t kWaveChunkTokens = 2048;  // of a step in waves: the last tasks level out
-constexpr std::int64_t kUnitChunkTokens = 4096;  // of a step with more units than SMs
+constexpr std::int64_t kMinChunkTokens = 128;     // a tile a warp
+constexpr std::int64_t kWaveChunkTokens = 2048;   // of a step in waves: the last tasks level out
+constexpr std::int64_t kLevelChunkTokens = 8192;  // above, SMs drift apart within one task
+constexpr std::int64_t kUnitChunkTokens = 4096;   // of a step with more units than SMs
 constexpr std::int64_t kWaves = 4;
-// A task may be this much longer than an even share of the step: half of the SMs still reach the limit.
-constexpr std::int64_t kLongestShare = 2;
-
 struct StepSize {
-  std::int64_t longest = 0;  // tokens of a row
-  std::int64_t rows = 0;     // that attend to anything
-  std::int64_t tokens = 0;   // of all units: (row, KV head)
+  std::int64_t longest = 0;   // tokens of a row
+  std::int64_t shortest = 0;  // of those that attend to anything
+  std::int64_t rows = 0;      // that attend to anything
+  std::int64_t tokens = 0;    // of all units: (row, KV head)
 };
 
 StepSize measure(const BatchState& batch) {
@@ -32,31 +31,23 @@ StepSize measure(const BatchState& batch) {
   for (std::int32_t row = 0; row < batch.num_rows(); ++row) {
     const std::int64_t tokens = batch.attended(row).size();
     size.longest = std::max(size.longest, tokens);
+    size.shortest = tokens > 0 && (size.rows == 0 || tokens < size.shortest) ? tokens : size.shortest;
     size.rows += tokens > 0 ? 1 : 0;
   }
   size.tokens = batch.attended_tokens() * batch.shape().num_kv_heads;
   return size;
 }
 
-std::int64_t count_tasks(const BatchState& batch, std::int64_t chunk) {
-  std::int64_t tasks = 0;
-  for (std::int32_t row = 0; row < batch.num_rows(); ++row) {
-    tasks += ceil_div<std::int64_t>(batch.attended(row).size(), chunk);
+/// The chunk by which rows of one length run in one wave of nearly even tasks; 0 if there is none. On about
+/// half of the SMs whole rows do: nothing is left to merge.
+std::int64_t one_wave_chunk(const StepSize& size, std::int64_t units, std::int32_t num_sms) {
+  if (size.longest - size.shortest > size.longest / 16) {
+    return 0;
   }
-  return tasks * batch.shape().num_kv_heads;
-}
-
-/// The smallest chunk by which all tasks run at once, or 0 if a task would then be too long.
-std::int64_t one_wave_chunk(const BatchState& batch, const StepSize& size, std::int32_t num_sms) {
-  const std::int64_t share = ceil_div<std::int64_t>(size.tokens, num_sms);
-  const std::int64_t most = std::max(kMinChunkTokens, (kLongestShare * share * 11) / 10);
-  for (std::int64_t chunk = std::max(share, kMinChunkTokens); chunk <= most;
-       chunk += std::max<std::int64_t>(1, chunk / 16)) {
-    if (count_tasks(batch, chunk) <= num_sms) {
-      return chunk;
-    }
-  }
-  return 0;
+  const bool half_is_busy = 2 * units + num_sms / 16 >= num_sms;
+  const std::int64_t splits = half_is_busy ? 1 : num_sms / units;
+  const std::int64_t chunk = std::max(kMinChunkTokens, ceil_div(size.longest, splits));
+  return chunk <= kLevelChunkTokens ? chunk : 0;
 }
 
 std::int64_t choose_chunk(const BatchState& batch, const StepSize& size, std::int32_t num_sms) {
@@ -64,7 +55,7 @@ std::int64_t choose_chunk(const BatchState& batch, const StepSize& size, std::in
   if (units > num_sms) {
     return kUnitChunkTokens;
   }
-  const std::int64_t wave = one_wave_chunk(batch, size, num_sms);
+  const std::int64_t wave = one_wave_chunk(size, units, num_sms);
   if (wave > 0) {
     return wave;
   }

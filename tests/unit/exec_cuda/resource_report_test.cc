@@ -4,11 +4,13 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cstdio>
 #include <cstdlib>
 #include <fstream>
+#include <limits>
 #include <map>
 #include <set>
-#include <sstream>
 #include <string>
 #include <vector>
 
@@ -72,8 +74,8 @@ void read_report(const std::string& path, Report& report) {
 
 Report read_all_reports() {
   Report report;
-  std::istringstream objects(PKV_CUDA_OBJECTS);
-  for (std::string object; std::getline(objects, object, ';');) {
+  std::ifstream objects(PKV_CUDA_OBJECTS);  // one path a line
+  for (std::string object; std::getline(objects, object);) {
     if (object.find(".cu.") != std::string::npos) {
       read_report(object + ".resources", report);
     }
@@ -113,7 +115,10 @@ std::vector<Expected> expected_kernels() {
   expected.push_back({"simple_decode_kernel<float>", &simple_kernel(ElementType::kF32)});
   expected.push_back({"simple_decode_kernel<__half>", &simple_kernel(ElementType::kF16)});
   expected.push_back({"simple_decode_kernel<__nv_bfloat16>", &simple_kernel(ElementType::kBF16)});
-  expected.push_back({"merge_kernel_of_splits", &merge_kernel()});
+  for (const std::int32_t max_splits : {2, std::numeric_limits<std::int32_t>::max()}) {
+    const KernelEntry& merge = merge_kernel(max_splits);
+    expected.push_back({fmt::format("merge_splits_kernel<{}>", merge.threads / 32), &merge});
+  }
   expected.push_back({"read_pages_kernel", &page_read_kernel()});
   return expected;
 }
@@ -127,8 +132,10 @@ void expect_within_limits(const KernelEntry& entry, const std::string& arch, con
   EXPECT_EQ(used.spill_bytes, 0);
   EXPECT_EQ(used.stack_bytes, 0);
   EXPECT_GT(used.registers, 0);
-  EXPECT_LE(used.registers, register_limit(entry))
-      << entry.threads << " threads, " << entry.blocks_per_sm << " blocks an SM";
+  if (entry.draws_tasks) {  // of the other kernels there are more blocks than fit the GPU anyway
+    EXPECT_LE(used.registers, register_limit(entry))
+        << entry.threads << " threads, " << entry.blocks_per_sm << " blocks an SM";
+  }
 }
 
 TEST(ResourceReport, EveryKernelOfTheTable_FitsTheBlocksOfItsSm) {
@@ -142,7 +149,7 @@ TEST(ResourceReport, EveryKernelOfTheTable_FitsTheBlocksOfItsSm) {
     const auto found = std::find_if(report.begin(), report.end(), [&](const auto& item) {
       return item.first.find(kernel.part) != std::string::npos;
     });
-    ASSERT_NE(found, report.end()) << kernel.part << " is missing from the report";
+    ASSERT_TRUE(found != report.end()) << kernel.part << " is missing from the report";
     ASSERT_NE(kernel.entry, nullptr) << kernel.part;
     for (const std::string& arch : archs) {
       ASSERT_TRUE(found->second.contains(arch)) << kernel.part << " was not compiled for " << arch;

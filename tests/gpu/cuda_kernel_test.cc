@@ -1,0 +1,130 @@
+// Which kernel serves which shape, type and alignment, and that each of them agrees with the oracle.
+// Not here: shapes and lengths at large (support/decode_suite.cc).
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "gpu/device_rig.h"
+
+namespace pkv::testing {
+namespace {
+
+using ::testing::StartsWith;
+
+const std::string kMma = "mma ";
+const std::string kSimple = "simple ";
+
+class CudaKernels : public ::testing::Test {
+ protected:
+  /// Runs a case and returns the name of the kernel that did it.
+  std::string check(const CaseSpec& spec, const PlanOptions& options, std::int64_t kv_offset = 0) {
+    SCOPED_TRACE(spec.to_string());
+    PagedCase paged(spec);
+    DeviceRig rig(*backend_, paged, kv_offset);
+    const Plan plan = make_plan(paged.batch(), options).value();
+    const std::string name = backend_->kernel_name(plan, rig.args(paged));
+    SCOPED_TRACE(name);
+    paged.expect_agreement(run_on(*backend_, rig, paged, plan), kTensorCores);
+    return name;
+  }
+
+  std::unique_ptr<CudaBackend> backend_ = make_cuda();
+};
+
+constexpr PlanOptions kSplitted{.route = Route::kSplit, .splits = 3};
+
+TEST_F(CudaKernels, SixteenBitShapes_RunOnTensorCores) {
+  for (const DType dtype : {DType::kF16, DType::kBF16}) {
+    for (const std::int32_t head_dim : {64, 128, 256}) {
+      for (const std::int32_t group_size : {1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 17, 24, 32}) {
+        const std::string name = check(tensor_core_spec(dtype, {200, 0, 17}, head_dim, group_size), kSplitted);
+        EXPECT_THAT(name, StartsWith(fmt::format("mma {} d{} ", dtype_name(dtype), head_dim))) << group_size;
+      }
+    }
+  }
+}
+
+TEST_F(CudaKernels, HeadDimsBetween_RunOnTheNextLargerKernel) {
+  const std::pair<std::int32_t, std::int32_t> kServedBy[] = {{8, 64}, {40, 64}, {80, 128}, {96, 128}, {136, 256}};
+  for (const auto& [head_dim, kernel_dim] : kServedBy) {
+    EXPECT_THAT(check(tensor_core_spec(DType::kF16, {200, 17}, head_dim), kSplitted),
+                StartsWith(fmt::format("mma f16 d{} ", kernel_dim)));
+  }
+}
+
+// Many tasks take narrow kernels, few take wide ones: both are right on the same rows.
+TEST_F(CudaKernels, FewAndManyTasks_AreBothRight) {
+  const std::vector<std::int32_t> many(300, 33);
+  for (const DType dtype : {DType::kF16, DType::kBF16}) {
+    for (const std::int32_t head_dim : {64, 128, 256}) {
+      for (const std::int32_t group_size : {4, 16, 32}) {
+        EXPECT_THAT(check(tensor_core_spec(dtype, {700}, head_dim, group_size), kSplitted), StartsWith(kMma));
+        EXPECT_THAT(check(tensor_core_spec(dtype, many, head_dim, group_size), kSplitted), StartsWith(kMma));
+      }
+    }
+  }
+}
+
+TEST_F(CudaKernels, Float32Cache_RunsOnTheSimpleKernel) {
+  EXPECT_EQ(check(tensor_core_spec(DType::kF32, {200, 17}), kSplitted), "simple f32");
+}
+
+TEST_F(CudaKernels, QueriesOfAnotherType_RunOnTheSimpleKernel) {
+  CaseSpec spec = tensor_core_spec(DType::kF16, {200, 17});
+  for (const DType q : {DType::kF32, DType::kBF16}) {
+    spec.q_dtype = q;
+    EXPECT_EQ(check(spec, kSplitted), "simple f16");
+  }
+}
+
+TEST_F(CudaKernels, GroupsAbove32_RunOnTheSimpleKernel) {
+  for (const std::int32_t group_size : {33, 48, 64}) {
+    EXPECT_EQ(check(tensor_core_spec(DType::kBF16, {100, 17}, 64, group_size), kSplitted), "simple bf16");
+  }
+}
+
+TEST_F(CudaKernels, HeadDimsAbove256_RunOnTheSimpleKernel) {
+  for (const std::int32_t head_dim : {264, 320, 512}) {
+    EXPECT_EQ(check(tensor_core_spec(DType::kF16, {100, 17}, head_dim), kSplitted), "simple f16");
+  }
+}
+
+TEST_F(CudaKernels, VectorsOffSixteenBytes_RunOnTheSimpleKernel) {
+  EXPECT_THAT(check(tensor_core_spec(DType::kF16, {100, 17}), kSplitted, 8), StartsWith(kMma));
+  EXPECT_EQ(check(tensor_core_spec(DType::kF16, {100, 17}), kSplitted, 1), "simple f16");
+  const PagedCase paged(tensor_core_spec(DType::kF16, {100, 17}));
+  const Plan plan = make_plan(paged.batch(), kSplitted).value();
+  RunArgs args = paged.args(nullptr, nullptr);
+  args.kv.layout.k_strides.slot += 1;  // told by the strides alone: nothing is read
+  EXPECT_EQ(backend_->kernel_name(plan, args), "simple f16");
+}
+
+TEST_F(CudaKernels, EveryOutputType_IsWritten) {
+  for (const DType out : {DType::kF32, DType::kF16, DType::kBF16}) {
+    for (const DType dtype : {DType::kF16, DType::kF32}) {
+      CaseSpec spec = tensor_core_spec(dtype, {200, 0, 17});
+      spec.out_dtype = out;
+      check(spec, kSplitted);
+    }
+  }
+}
+
+// What compute-sanitizer runs (scripts/gpu-test): each kind of kernel once or twice, small.
+TEST(CudaSmall, EveryKindOfKernel_AgreesWithTheOracle) {
+  const std::unique_ptr<CudaBackend> backend = make_cuda();
+  for (const DType dtype : {DType::kF16, DType::kBF16, DType::kF32}) {
+    for (const std::int32_t head_dim : {64, 128, 256}) {
+      for (const std::int32_t group_size : {4, 16, 32}) {
+        PagedCase paged(tensor_core_spec(dtype, {130, 0, 1, 17}, head_dim, group_size));
+        DeviceRig rig(*backend, paged);
+        for (const MergeMode merge : {MergeMode::kSeparate, MergeMode::kFused}) {
+          const Plan plan =
+              make_plan(paged.batch(), {.route = Route::kWorkqueue, .splits = 3, .merge = merge}).value();
+          paged.expect_agreement(run_on(*backend, rig, paged, plan), kTensorCores);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace pkv::testing
