@@ -120,6 +120,7 @@ GROUPS = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 32)
 PAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 HEAD_DIMS = (64, 128, 256)
 MAX_LEN = 262144
+MAX_WASTE = 4  # tokens that pages hold, by those in use: one short row in each large page is no cache of anybody's
 
 
 def shares(r, kind, rows):
@@ -143,7 +144,9 @@ def random_step(r, number):
         parts = shares(r, kind, rows)
         lens = tuple(max(1, round(tokens * p / sum(parts))) for p in parts)
         step = Step(f"#{number} B{rows} {kind}", lens, group * hkv, hkv, d, page, nhd, dtype, seed=r.randrange(1 << 30))
-        if step.hq <= 128 and max(lens) <= MAX_LEN and 2 <= step.bytes / MIB <= 512:
+        held = sum(-(-length // page) * page for length in lens)
+        if (step.hq <= 128 and max(lens) <= MAX_LEN and held <= MAX_WASTE * sum(lens)
+                and 2 <= step.bytes / MIB <= 512):
             return step
 
 

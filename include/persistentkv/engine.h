@@ -19,8 +19,8 @@ namespace pkv {
 struct EngineOptions {
   /// Of the backend that create() makes; not used with a backend of the caller's.
   CpuOptions cpu = {};
-  /// Routes to choose from; all of our own when empty. Routes of other projects only where the backend
-  /// supports them.
+  /// Routes to choose from by price. Empty: all of our own on a CPU; on a device backend gpu_rule, which
+  /// divides the step without prices. Routes of other projects only where the backend supports them.
   std::vector<Route> routes = {};
   /// Prices of this machine. num_workers is taken from the backend.
   DeviceProfile profile = {};
@@ -41,7 +41,8 @@ class Engine {
   /// On a backend of the caller's, which the engine keeps. Errors: kInvalidArgument (no backend), and as above.
   static Result<Engine> create(std::unique_ptr<Backend> backend, const EngineOptions& options);
 
-  /// Prices every route and keeps the cheapest plan; makes the workspace fit it.
+  /// Prices every route and keeps the cheapest plan (or follows gpu_rule, see EngineOptions::routes); makes
+  /// the workspace fit it.
   Result<Decision> decide(const BatchState& batch, DType kv_dtype);
   /// Plans one route without pricing others, with the route's splits or its own choice.
   /// PlanOptions::num_workers is taken from the backend. Errors: as make_plan and Backend::reserve; kUnsupported
@@ -56,7 +57,8 @@ class Engine {
  private:
   Engine(std::unique_ptr<Backend> backend, std::vector<Route> routes, DeviceProfile profile);
   std::unique_ptr<Backend> backend_;
-  std::vector<Route> routes_;
+  [[nodiscard]] bool uses_gpu_rule() const;
+  std::vector<Route> routes_;  // empty: gpu_rule
   DeviceProfile profile_;
 };
 

@@ -14,11 +14,13 @@
 namespace pkv {
 namespace {
 
-constexpr std::int64_t kMinChunkTokens = 128;     // a tile a warp
-constexpr std::int64_t kWaveChunkTokens = 2048;   // of a step in waves: the last tasks level out
+constexpr std::int64_t kMinChunkTokens = 128;    // a tile a warp
+constexpr std::int64_t kWaveChunkTokens = 2048;  // of a step in waves: the last tasks level out
+constexpr std::int64_t kShortChunkTokens = 1024;
 constexpr std::int64_t kLevelChunkTokens = 8192;  // above, SMs drift apart within one task
 constexpr std::int64_t kUnitChunkTokens = 4096;   // of a step with more units than SMs
 constexpr std::int64_t kWaves = 4;
+
 struct StepSize {
   std::int64_t longest = 0;   // tokens of a row
   std::int64_t shortest = 0;  // of those that attend to anything
@@ -59,7 +61,10 @@ std::int64_t choose_chunk(const BatchState& batch, const StepSize& size, std::in
   if (wave > 0) {
     return wave;
   }
-  return std::clamp(ceil_div<std::int64_t>(size.tokens, kWaves * num_sms), kMinChunkTokens, kWaveChunkTokens);
+  const std::int64_t share = ceil_div<std::int64_t>(size.tokens, num_sms);
+  // Of a small step an even share of it at once: tasks below kShortChunkTokens cost more than they level.
+  const std::int64_t least = std::clamp(share, kMinChunkTokens, kShortChunkTokens);
+  return std::clamp(ceil_div(share, kWaves), least, kWaveChunkTokens);
 }
 
 }  // namespace

@@ -25,6 +25,8 @@ Status check_route(const Backend& backend, Route route) {
 Engine::Engine(std::unique_ptr<Backend> backend, std::vector<Route> routes, DeviceProfile profile)
     : backend_(std::move(backend)), routes_(std::move(routes)), profile_(std::move(profile)) {}
 
+bool Engine::uses_gpu_rule() const { return routes_.empty(); }
+
 Result<Engine> Engine::create(const EngineOptions& options) {
   Result<std::unique_ptr<Backend>> backend = make_cpu_backend(options.cpu);
   if (!backend.ok()) {
@@ -44,7 +46,7 @@ Result<Engine> Engine::create(std::unique_ptr<Backend> backend, const EngineOpti
   profile.num_workers = backend->num_workers();
   PKV_RETURN_IF_ERROR(validate(profile));
   std::vector<Route> routes = options.routes;
-  if (routes.empty()) {
+  if (routes.empty() && backend->device_memory() == nullptr) {
     routes.assign(std::begin(kAllRoutes), std::end(kAllRoutes));
   }
   return Engine(std::move(backend), std::move(routes), std::move(profile));
@@ -52,6 +54,14 @@ Result<Engine> Engine::create(std::unique_ptr<Backend> backend, const EngineOpti
 
 Result<Decision> Engine::decide(const BatchState& batch, DType kv_dtype) {
   const std::int64_t begin_ns = now_ns();
+  if (uses_gpu_rule()) {
+    Result<Decision> ruled = plan(batch, kv_dtype, gpu_rule(batch, kv_dtype, backend_->num_workers()));
+    if (ruled.ok()) {
+      ruled->reason = fmt::format("the rule for GPUs: split, at most {} splits a row, {} tasks for {} SMs",
+                                  ruled->plan.max_splits(), ruled->plan.counters().num_tasks, backend_->num_workers());
+    }
+    return ruled;
+  }
   Result<Decision> decision = pkv::decide(batch, kv_dtype, routes_, profile_);
   if (!decision.ok()) {
     return decision;

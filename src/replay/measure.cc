@@ -408,7 +408,7 @@ Result<RunRecords> plan_steps(const RunOptions& options, StepSource& source, std
   records.worker_kind = WorkerKind::kUnknown;
   std::vector<RoutePlanner> planners;
   for (const RouteChoice& choice : options.routes) {
-    planners.emplace_back(choice, num_workers);
+    planners.emplace_back(choice, num_workers, RoutePlanner::SplitChoice::kByWorkers);
   }
   const Status status = plan_all(options, source, planners, observer, records);
   if (!status.ok()) {

@@ -11,6 +11,7 @@
 
 #include "base/clock.h"
 #include "base/random.h"
+#include "persistentkv/decision.h"
 #include "replay/memory.h"
 #include "replay/oracle.h"
 
@@ -29,7 +30,8 @@ Status without_exceptions(Steps steps) {
 
 }  // namespace
 
-RoutePlanner::RoutePlanner(const RouteChoice& choice, std::int32_t num_workers) {
+RoutePlanner::RoutePlanner(const RouteChoice& choice, std::int32_t num_workers, SplitChoice split_choice)
+    : uses_gpu_rule_(split_choice == SplitChoice::kGpuRule && choice.route == Route::kSplit && !choice.splits) {
   options_.route = choice.route;
   options_.splits = choice.splits;
   options_.kv_heads_per_task = choice.kv_heads_per_task;
@@ -37,9 +39,19 @@ RoutePlanner::RoutePlanner(const RouteChoice& choice, std::int32_t num_workers) 
   options_.num_workers = num_workers;
 }
 
+PlanOptions RoutePlanner::options_for(const BatchState& batch, DType kv_dtype) const {
+  if (!uses_gpu_rule_) {
+    return options_;
+  }
+  PlanOptions options = gpu_rule(batch, kv_dtype, options_.num_workers);
+  options.kv_heads_per_task = options_.kv_heads_per_task;
+  options.merge = options_.merge;
+  return options;
+}
+
 Result<StepRecord> RoutePlanner::plan(const BatchState& batch, DType kv_dtype, std::int64_t step_idx,
                                       std::int64_t begin_ns) {
-  auto plan = make_plan(batch, options_, std::move(plan_));
+  auto plan = make_plan(batch, options_for(batch, kv_dtype), std::move(plan_));
   if (!plan.ok()) {
     return plan.error();
   }
@@ -97,7 +109,9 @@ Session::Session(const SessionParts& parts, RunRecords& records)
       probe_(find_read_probe(parts.backend)),
       tensors_(parts.options, parts.query_block, parts.backend.device_memory()) {
   for (const RouteChoice& choice : parts.options.routes) {
-    planners_.emplace_back(choice, parts.backend.num_workers());
+    planners_.emplace_back(choice, parts.backend.num_workers(),
+                           parts.backend.device_memory() == nullptr ? RoutePlanner::SplitChoice::kByWorkers
+                                                                    : RoutePlanner::SplitChoice::kGpuRule);
   }
   step_records_.resize(planners_.size());
   order_.resize(planners_.size() + (probe_ ? 1 : 0));

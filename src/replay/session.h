@@ -24,7 +24,13 @@ namespace pkv {
 /// One route's plans, step after step; the memory of the last plan is recycled.
 class RoutePlanner {
  public:
-  RoutePlanner(const RouteChoice& choice, std::int32_t num_workers);
+  /// What `split` does when the user gives no splits.
+  enum class SplitChoice : std::uint8_t {
+    kByWorkers,  // as make_plan: a few tasks a worker
+    kGpuRule,    // gpu_rule: the plan that a GPU is meant to run
+  };
+
+  RoutePlanner(const RouteChoice& choice, std::int32_t num_workers, SplitChoice split_choice);
 
   /// Plans a step and fills in step, route, rows, counters, bytes and plan_ns. `begin_ns` is when
   /// validation of the batch began.
@@ -32,7 +38,10 @@ class RoutePlanner {
   [[nodiscard]] const Plan& current() const { return plan_; }
 
  private:
+  [[nodiscard]] PlanOptions options_for(const BatchState& batch, DType kv_dtype) const;
+
   PlanOptions options_;
+  bool uses_gpu_rule_ = false;
   Plan plan_;
 };
 
