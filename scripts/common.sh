@@ -69,6 +69,20 @@ ensure_packages() {
   apt_install "$sudo" "${missing[@]}" || die "apt-get could not install: ${missing[*]}"
 }
 
+# Prints the path of nvcc.
+find_nvcc() {
+  command -v nvcc || { [[ -x /usr/local/cuda/bin/nvcc ]] && echo /usr/local/cuda/bin/nvcc; }
+}
+
+has_gpu() { command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; }
+
+# The architecture of the first GPU as CMake writes it: 90-real.
+gpu_arch() {
+  local capability
+  capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -n 1)
+  [[ $capability =~ ^[0-9]+\.[0-9]+$ ]] && echo "${capability/./}-real"
+}
+
 # configure PRESET [cmake arguments]: once, and again when the clone has moved.
 configure() {
   local preset=$1 build=$pkv_root/build/$1 log

@@ -240,11 +240,12 @@ TEST_F(CudaBackendTest, CallersStream_CarriesAllWork) {
 
 TEST_F(CudaBackendTest, AnotherStreamSetLater_CarriesAllWork) {
   BlockedStream stream;
-  EXPECT_NE(backend_->stream(), stream.get());
+  void* const own = backend_->stream();
+  EXPECT_NE(own, stream.get());
   backend_->set_stream(stream.get());
   EXPECT_EQ(backend_->stream(), stream.get());
   expect_work_waits_for(stream, *backend_, paged_, rig_);
-  backend_.reset();  // before the stream that it uses
+  backend_->set_stream(own);  // the other one ends before the backend
 }
 
 TEST_F(CudaBackendTest, ReadPages_CountsWholePagesOfAttendedTokens) {

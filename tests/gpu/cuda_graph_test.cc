@@ -3,8 +3,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <functional>
-
 #include "gpu/device_rig.h"
 
 namespace pkv::testing {
@@ -136,22 +134,17 @@ TEST_P(CudaGraphTest, HugeLogits_EqualRun) {
 }
 
 TEST_P(CudaGraphTest, SeveralLayers_AreAllReplayed) {
-  const CaseSpec spec = tensor_core_spec(DType::kF16, {700, 30, 0});
-  PagedCase first(spec);
-  CaseSpec second_spec = spec;
-  second_spec.seed = 9;
-  PagedCase second(second_spec);
-  DeviceRig first_rig(*backend_, first);
-  DeviceRig second_rig(*backend_, second);
-  const Plan plan = make_plan(first.batch(), split_plan(GetParam())).value();
-  // One block table serves all layers: the second layer's pages lie where its own table says, so it is the batch.
-  RunArgs second_args = second_rig.args(second);
-  const RunArgs layers[] = {second_args, second_rig.args(second)};
-  const auto graph = backend_->capture(plan, second.batch(), CudaGraphBounds::around(plan, second.batch()), layers);
+  PagedCase paged(tensor_core_spec(DType::kF16, {700, 30, 0}));
+  DeviceRig first(*backend_, paged);
+  DeviceRig second(*backend_, paged);
+  const Plan plan = make_plan(paged.batch(), split_plan(GetParam())).value();
+  const RunArgs layers[] = {first.args(paged), second.args(paged)};
+  const auto graph = backend_->capture(plan, paged.batch(), CudaGraphBounds::around(plan, paged.batch()), layers);
   ASSERT_TRUE(graph.ok()) << graph.error().to_string();
   expect_ok((*graph)->launch());
   expect_ok(backend_->synchronize());
-  second.expect_agreement(second_rig.read(second), kTensorCores);
+  paged.expect_agreement(first.read(paged), kTensorCores);
+  paged.expect_agreement(second.read(paged), kTensorCores);
 }
 
 TEST_P(CudaGraphTest, StepsAboveABound_AreErrorsThatNameIt) {

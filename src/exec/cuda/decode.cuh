@@ -167,8 +167,11 @@ struct DecodeConfig {
   static constexpr int kQueryPitch = kRowBytes + 16;  // of a head; the shift avoids bank conflicts
   // The pitch of merged states shifts neighbouring heads by 8 banks.
   static constexpr int kMergePitch = kHeadDim + 4;
-  static constexpr int kMergeSlots = kGroups > 1 ? kGroups / 2 : 1;
   static constexpr int kMergeFloats = kHeads * (kMergePitch + 2);  // of a slot
+  // A slot for every group, if there is room; else half of the groups hand their states to the other half.
+  static constexpr int kMergeRoom = (kBlocksPerSm == 1 ? 36 : 18) * 1024;
+  static constexpr bool kSlotForEach = kGroups * kMergeFloats * 4 <= kMergeRoom;
+  static constexpr int kMergeSlots = kSlotForEach || kGroups == 1 ? kGroups : kGroups / 2;
 
   // Shared memory, in bytes from its start.
   static constexpr int kRingAt = 0;
@@ -677,27 +680,33 @@ class Decoder {
     if (threadIdx.x == 0) {
       queue_.complete(number);
     }
-    constexpr int kUpper = C::kGroups / 2;  // groups from here on hand their states to the lower half
-    if (C::kGroups > 1 && group_ >= kUpper) {
-      store_fragments(group_ - kUpper);
+    if constexpr (C::kMergeSlots == C::kGroups) {
+      store_states(group_);
+      __syncthreads();
+      catch_up(number);
+    } else {
+      halve_groups(number);
     }
-    __syncthreads();
-    catch_up(number);
-    if (C::kGroups == 1 || group_ < kUpper) {
-      if (C::kGroups > 1) {
-        add_fragments(group_);
-        __syncwarp();
-      }
-      if constexpr (C::kHeadSplit > 1 && C::kGroups > 1) {
-        sync_sharers();  // the sharers' fragments lie where this warp's rows go
-      }
-      store_states(C::kGroups > 1 ? group_ : 0);
-    }
-    __syncthreads();
     write_result(number);
     if (queue_.slot(number + 1).row >= 0) {
       __syncthreads();  // the slots may be written again
     }
+  }
+
+  /// The states of the upper half of the groups join those of the lower half.
+  __device__ void halve_groups(int number) {
+    constexpr int kUpper = C::kGroups / 2;
+    if (group_ >= kUpper) {
+      store_fragments(group_ - kUpper);
+    }
+    __syncthreads();
+    catch_up(number);
+    if (group_ < kUpper) {
+      add_fragments(group_);
+      sync_sharers();  // the fragments lie where the rows go
+      store_states(group_);
+    }
+    __syncthreads();
   }
 
   /// The next task's queries and page ids, if look_ahead() had no time for them.
