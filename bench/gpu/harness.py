@@ -100,10 +100,15 @@ class Graph:
                 engine.run(case.q, *case.kv[i % case.layers])
         torch.cuda.current_stream().wait_stream(side)
         torch.cuda.synchronize()
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            for i in range(self.calls):
-                engine.run(case.q, *case.kv[i % case.layers])
+        self.graph = torch.cuda.CUDAGraph()  # without torch.cuda.graph(), which empties the caches each time
+        with torch.cuda.stream(side):
+            self.graph.capture_begin(capture_error_mode="thread_local")
+            try:
+                for i in range(self.calls):
+                    engine.run(case.q, *case.kv[i % case.layers])
+            finally:
+                self.graph.capture_end()
+        torch.cuda.synchronize()
 
     def enqueue(self):
         self.graph.replay()
@@ -252,6 +257,8 @@ class Bench:
         for text in self.missing.values():
             print("missing:", text, flush=True)
         self.before = query_smi()
+        gc.disable()  # an engine freed in the middle of a capture would end it; opener() collects between cases
+        gc.freeze()
 
     def facts(self):
         torch = self.torch
@@ -376,7 +383,7 @@ class Bench:
                 os._exit(3)
             return None
 
-    def compare(self, case, builds, row, progress, check=True, runner=Graph, limit_first=False):
+    def compare(self, case, builds, row, progress, check=True, runner=Graph):
         """Times every engine of {name: function that makes an Engine}, or (function, runner); fills the row."""
         reference = self.reference(case) if check else {}
         runners = {}
@@ -390,8 +397,6 @@ class Bench:
         for name, (time_us, spread) in self.interleave(runners).items():
             row[name] = round(time_us, 3)
             row[f"{name}_spread"] = round(spread, 4)
-        del runners
-        gc.collect()
         return row
 
     def standard(self, step, progress, engines=ENGINES, overrides=None):
@@ -446,7 +451,12 @@ def opener(measure, use_peers=True, header=None):
         print(bench.facts()["device"], bench.sms, "SMs;", "case", args.child, "on", flush=True)
         if header:
             print(header, flush=True)
-        return (lambda item, progress: measure(bench, item, progress)), bench.is_healthy, bench.facts()
+
+        def measure_one(item, progress):
+            gc.collect()
+            return measure(bench, item, progress)
+
+        return measure_one, bench.is_healthy, bench.facts()
     return open_bench
 
 

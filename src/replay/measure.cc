@@ -68,6 +68,12 @@ Status check_route(const RouteChoice& choice, Backend& backend) {
                              backend.name()),
                  where};
   }
+  if (choice.merge == MergeMode::kFused && backend.device_memory() == nullptr) {
+    return Error{ErrorCode::kUnsupported,
+                 fmt::format("fused merges are not run by the {} backend, only on a GPU; its merges are separate",
+                             backend.name()),
+                 where};
+  }
   return {};
 }
 

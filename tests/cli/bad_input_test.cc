@@ -152,6 +152,7 @@ std::vector<BadCase> command_line_cases() {
        {"run", "--lens", "64", "--routes", "row,flashinfer-tensor"},
        {"flashinfer-tensor", "cpu backend", "scripts/get-flashinfer"}},
       {"UnknownMerge", {"run", "--lens", "64", "--merge", "fuzed"}, {"--merge", "'fuzed'", "'fused'"}},
+      {"MergeFusedOnTheCpu", {"run", "--lens", "64", "--merge", "fused"}, {"--merge", "--backend cuda", "cpu"}},
       {"MergeFusedOfPages",
        {"run", "--lens", "64", "--merge", "fused", "--plan-only"},
        {"--merge", "'pages' has all", "--heads-per-task 1"}},

@@ -1,8 +1,9 @@
-// scripts/run and scripts/test on a copy of scripts/ with pretended tools: exit codes and totals.
+// scripts/run, scripts/test and scripts/gpu-test on a copy of scripts/ with pretended tools: exit codes and totals.
 // Not here: real builds.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <string>
 #include <utility>
@@ -32,16 +33,32 @@ class Clone {
          "exit ${CTEST_EXIT:-0}");
   }
 
+  /// Without CUDA, unless the environment says otherwise: this machine may have it.
   ProcessResult run(const std::string& script, std::vector<std::string> environment,
                     const std::vector<std::string>& arguments = {}) const {
+    if (std::ranges::none_of(environment, [](const auto& entry) { return entry.starts_with("PKV_CUDA="); })) {
+      environment.push_back("PKV_CUDA=off");
+    }
     environment.push_back("PATH=" + folder_.path("tools") + ":/usr/bin:/bin");
     return run_program(folder_.path("scripts/" + script), arguments, {.environment = environment});
   }
 
   /// scripts/test where ctest leaves these results and this exit code.
   [[nodiscard]] ProcessResult test(const std::string& testcases, const std::string& ctest_exit) const {
-    folder_.write("results", "<testsuite name=\"(empty)\"\n\ttests=\"1\"\n\t>\n" + testcases + "</testsuite>\n");
+    write_results(testcases);
     return run("test", {"JUNIT=" + folder_.path("results"), "CTEST_EXIT=" + ctest_exit}, {"Name"});
+  }
+
+  /// A GPU and a compiler for it.
+  void add_cuda() const {
+    tool("nvidia-smi", "[ \"$1\" = -L ] || echo 9.0");
+    tool("nvcc", "");
+  }
+
+  [[nodiscard]] std::string path(const std::string& name) const { return folder_.path(name); }
+
+  void write_results(const std::string& testcases) const {
+    folder_.write("results", "<testsuite name=\"(empty)\"\n\ttests=\"1\"\n\t>\n" + testcases + "</testsuite>\n");
   }
 
   void tool(const std::string& name, const std::string& body) const { executable("tools/" + name, body); }
@@ -121,6 +138,96 @@ TEST(ScriptsRun, ExitCodeOfPkv_IsItsOwn) {
   const ProcessResult result = clone.run("run", {}, {"verify", "--seed", "7"});
   EXPECT_EQ(result.exit_code, 1) << result.err;
   EXPECT_EQ(result.out, "verify --seed 7\n");
+}
+
+TEST(ScriptsTest, WholeRun_CompilesCudaWhereNvccIs) {
+  const Clone clone;
+  clone.write_results(kPassed);
+  const std::string results = "JUNIT=" + clone.path("results");
+  const ProcessResult without = clone.run("test", {results});
+  EXPECT_EQ(without.exit_code, 0) << without.err;
+  EXPECT_THAT(without.out, HasSubstr("3 passed, 0 failed"));  // test, asan, tsan
+  EXPECT_THAT(without.err, HasSubstr("CUDA was not compiled"));
+  clone.tool("nvcc", "");
+  const ProcessResult with = clone.run("test", {results, "PKV_CUDA="});
+  EXPECT_THAT(with.out, HasSubstr("4 passed, 0 failed")) << with.err;
+  EXPECT_THAT(with.err, HasSubstr("building build/cuda-all"));
+}
+
+TEST(ScriptsRun, GpuAndNvcc_BuildForThatGpu) {
+  const Clone clone;
+  clone.add_cuda();
+  clone.tool("cmake", "echo \"$@\"; touch build/$2/CMakeCache.txt build/$2/build.ninja");
+  clone.executable("build/gpu/bin/pkv", "echo \"$@\"");
+  const ProcessResult result = clone.run("run", {"PKV_CUDA="}, {"doctor"});
+  EXPECT_EQ(result.out, "doctor\n") << result.err;
+  EXPECT_THAT(read_file(clone.path("build/gpu/configure.log")),
+              HasSubstr("--preset gpu -DPKV_BUILD_TESTS=OFF -DPKV_CUDA_ARCHS=90-real"));
+}
+
+TEST(ScriptsRun, CudaOnWithoutAGpu_BuildsForAllGpus) {
+  const Clone clone;
+  clone.tool("nvcc", "");
+  clone.tool("nvidia-smi", "exit 9");
+  clone.executable("build/cuda/bin/pkv", "echo \"$@\"");
+  EXPECT_EQ(clone.run("run", {"PKV_CUDA=on"}, {"doctor"}).out, "doctor\n");
+}
+
+TEST(ScriptsRun, CudaNeitherOnNorOff_ExitsTwo) {
+  const ProcessResult result = Clone().run("run", {"PKV_CUDA=yes"});
+  EXPECT_EQ(result.exit_code, 2);
+  EXPECT_THAT(result.err, HasSubstr("'yes'"));
+}
+
+TEST(ScriptsGpuTest, NoGpu_SaysSoAndIsGreen) {
+  const Clone clone;
+  clone.tool("nvidia-smi", "exit 9");
+  const ProcessResult result = clone.run("gpu-test", {});
+  EXPECT_EQ(result.exit_code, 0);
+  EXPECT_EQ(result.out, "");
+  EXPECT_THAT(result.err, HasSubstr("no GPU here"));
+}
+
+/// A GPU, and a gpu_test that leaves a report of five tests, some of them failed.
+void add_gpu_test(const Clone& clone, int failures, int exit_code) {
+  clone.add_cuda();
+  clone.tool("compute-sanitizer", "exit ${SANITIZER_EXIT:-0}");
+  clone.executable("bin/pkv", "exit ${PKV_EXIT:-0}");
+  clone.executable("bin/gpu_test",
+                   "for a; do case $a in --gtest_output=xml:*) echo '<testsuites tests=\"5\" failures=\"" +
+                       std::to_string(failures) + "\" disabled=\"0\">' > \"${a#*xml:}\";; esac; done\n" + "exit " +
+                       std::to_string(exit_code));
+}
+
+TEST(ScriptsGpuTest, BinariesThatTravelled_AreRunAndCounted) {
+  const Clone good;
+  add_gpu_test(good, 0, 0);
+  const std::vector<std::string> arguments = {"--binary-dir", good.path("bin")};
+  const ProcessResult result = good.run("gpu-test", {}, arguments);
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_EQ(result.out, "10 passed, 0 failed\n");  // five tests, pkv verify, four sanitizers
+  EXPECT_EQ(good.run("gpu-test", {"PKV_EXIT=1"}, arguments).out, "9 passed, 1 failed\n");
+  EXPECT_EQ(good.run("gpu-test", {"SANITIZER_EXIT=99"}, arguments).out, "6 passed, 4 failed\n");
+}
+
+TEST(ScriptsGpuTest, FailedOrCrashedTests_AreRed) {
+  const Clone failing;
+  add_gpu_test(failing, 2, 1);
+  const ProcessResult failed = failing.run("gpu-test", {}, {"--binary-dir", failing.path("bin")});
+  EXPECT_EQ(failed.exit_code, 1);
+  EXPECT_EQ(failed.out, "8 passed, 2 failed\n");
+  const Clone crashing;
+  add_gpu_test(crashing, 0, 134);
+  const ProcessResult crashed = crashing.run("gpu-test", {}, {"--binary-dir", crashing.path("bin")});
+  EXPECT_EQ(crashed.exit_code, 1);
+  EXPECT_EQ(crashed.out, "5 passed, 1 failed\n");
+}
+
+TEST(ScriptsGpuTest, MissingBinaries_ExitTwo) {
+  const Clone clone;
+  clone.add_cuda();
+  EXPECT_EQ(clone.run("gpu-test", {}, {"--binary-dir", "/nowhere"}).exit_code, 2);
+  EXPECT_EQ(clone.run("gpu-test", {}, {"--binary-dir"}).exit_code, 2);
 }
 
 }  // namespace

@@ -180,8 +180,7 @@ TEST(CudaGraphCapture, RoutesOfSeveralLaunchesOrOtherProjects_AreRefused) {
   const RunArgs layers[] = {rig.args(paged)};
   for (const Route route : {Route::kBucket, Route::kFlashInferCore, Route::kFlashInferTensor}) {
     const Plan plan = make_plan(paged.batch(), {.route = route, .num_workers = 8}).value();
-    const auto graph =
-        backend->capture(plan, paged.batch(), CudaGraphBounds::around(plan, paged.batch(), 2.0), layers);
+    const auto graph = backend->capture(plan, paged.batch(), CudaGraphBounds::around(plan, paged.batch(), 2.0), layers);
     ASSERT_FALSE(graph.ok()) << route_name(route);
     EXPECT_EQ(graph.error().code, ErrorCode::kUnsupported);
     EXPECT_THAT(graph.error().to_string(), HasSubstr(std::string(route_name(route))));

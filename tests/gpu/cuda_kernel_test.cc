@@ -117,8 +117,7 @@ TEST(CudaSmall, EveryKindOfKernel_AgreesWithTheOracle) {
         PagedCase paged(tensor_core_spec(dtype, {130, 0, 1, 17}, head_dim, group_size));
         DeviceRig rig(*backend, paged);
         for (const MergeMode merge : {MergeMode::kSeparate, MergeMode::kFused}) {
-          const Plan plan =
-              make_plan(paged.batch(), {.route = Route::kWorkqueue, .splits = 3, .merge = merge}).value();
+          const Plan plan = make_plan(paged.batch(), {.route = Route::kWorkqueue, .splits = 3, .merge = merge}).value();
           paged.expect_agreement(run_on(*backend, rig, paged, plan), kTensorCores);
         }
       }

@@ -281,9 +281,7 @@ void expect_random_batches_hold(Route route, MergeMode merge) {
   }
 }
 
-TEST_P(PlanProperty, RandomBatches_HoldEveryProperty) {
-  expect_random_batches_hold(GetParam(), MergeMode::kSeparate);
-}
+TEST_P(PlanProperty, RandomBatches_HoldEveryProperty) { expect_random_batches_hold(GetParam(), MergeMode::kSeparate); }
 
 TEST_P(PlanProperty, RandomBatchesWithFusedMerges_HoldEveryProperty) {
   expect_random_batches_hold(GetParam(), MergeMode::kFused);

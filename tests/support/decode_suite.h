@@ -6,6 +6,7 @@
 
 #include <functional>
 #include <memory>
+#include <ostream>
 #include <string>
 
 #include "persistentkv/backend.h"
@@ -24,6 +25,8 @@ struct BackendCase {
   std::function<std::shared_ptr<Backend>()> make;
   QueryTypes queries = QueryTypes::kAsSpecified;
   Tolerance tolerance = {};
+
+  friend void PrintTo(const BackendCase& backend, std::ostream* out) { *out << backend.name; }
 };
 
 class DecodeOnBackend : public ::testing::TestWithParam<BackendCase> {

@@ -207,6 +207,9 @@ void check_combinations(const RunArguments& arguments) {
   if (!measure.plan_only.value_or(false)) {
     refuse(measure.sms, "--sms", "needs --plan-only: executed plans are made for the workers or SMs of this machine");
     check_backend(arguments.backend, arguments.workers);
+    if (arguments.routes.merge == MergeMode::kFused && !is_cuda(arguments.backend)) {
+      fail("--merge", "fused needs --backend cuda or --plan-only: the cpu backend merges in a launch of its own");
+    }
     return;
   }
   refuse_execution_options(arguments);

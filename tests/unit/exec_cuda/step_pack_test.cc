@@ -72,11 +72,12 @@ class StepPackTest : public ::testing::Test {
  private:
   BatchState make(const BlockTable& table, std::optional<std::int32_t> window) {
     lens_ = {100, 0, 40};
-    return BatchState::make({.shape = {.num_q_heads = 4, .num_kv_heads = 2, .head_dim = 64, .sliding_window_tokens = window},
-                             .page_size = 16,
-                             .seq_lens = lens_,
-                             .block_table = table,
-                             .num_pages = 100})
+    return BatchState::make(
+               {.shape = {.num_q_heads = 4, .num_kv_heads = 2, .head_dim = 64, .sliding_window_tokens = window},
+                .page_size = 16,
+                .seq_lens = lens_,
+                .block_table = table,
+                .num_pages = 100})
         .value();
   }
   std::vector<std::int32_t> lens_, ids_, indptr_;

@@ -140,8 +140,9 @@ TEST_F(PlannerTest, FusedMerges_TakeOneHeadATask) {
     const Result<Plan> plan = make_plan(batch, options);
     return plan.ok() ? Error{} : plan.error();
   };
-  for (const PlanOptions& options : {PlanOptions{.route = Route::kSplit, .kv_heads_per_task = 2, .merge = MergeMode::kFused},
-                                     PlanOptions{.route = Route::kPages, .merge = MergeMode::kFused}}) {
+  for (const PlanOptions& options :
+       {PlanOptions{.route = Route::kSplit, .kv_heads_per_task = 2, .merge = MergeMode::kFused},
+        PlanOptions{.route = Route::kPages, .merge = MergeMode::kFused}}) {
     EXPECT_EQ(error_of(options).code, ErrorCode::kInvalidArgument);
     EXPECT_EQ(error_of(options).where, "merge");
     EXPECT_THAT(error_of(options).message, ::testing::HasSubstr("1 KV head a task, not 2"));
@@ -152,10 +153,10 @@ TEST_F(PlannerTest, FusedMerges_TakeOneHeadATask) {
 
 TEST_F(PlannerTest, FusedMerges_WorkedExample) {
   const BatchState batch = make_batch(kTwoHeads, {100, 0});
-  const Plan plan =
-      make_plan(batch, {.route = Route::kWorkqueue, .splits = 2, .merge = MergeMode::kFused}).value();
-  const std::vector<Task> expected = {{0, 0, 1, 0, 64, 0, 2},  {0, 0, 1, 64, 100, 1, 2},  {0, 1, 2, 0, 64, 2, 2},
-                                      {0, 1, 2, 64, 100, 3, 2}, {1, 0, 1, 0, 0, kNoSlot, 0}, {1, 1, 2, 0, 0, kNoSlot, 0}};
+  const Plan plan = make_plan(batch, {.route = Route::kWorkqueue, .splits = 2, .merge = MergeMode::kFused}).value();
+  const std::vector<Task> expected = {{0, 0, 1, 0, 64, 0, 2},      {0, 0, 1, 64, 100, 1, 2},
+                                      {0, 1, 2, 0, 64, 2, 2},      {0, 1, 2, 64, 100, 3, 2},
+                                      {1, 0, 1, 0, 0, kNoSlot, 0}, {1, 1, 2, 0, 0, kNoSlot, 0}};
   EXPECT_THAT(plan.tasks(), ::testing::ElementsAreArray(expected));
   EXPECT_THAT(plan.merges(), ::testing::ElementsAre(MergeRange{0, 0, 2}));
   EXPECT_THAT(plan.launches(), ::testing::ElementsAre(Launch{LaunchKind::kDecode, 0, 6}));
