@@ -291,8 +291,11 @@ class Decoder {
     return p_.page_ids + (static_cast<std::int64_t>(page_id_offset) + page_of(p_, token));
   }
 
-  /// Page ids of a task's first kStages tiles; every lane for the token that it works out addresses for.
+  /// Page ids of a task's first kStages tiles, a lane a token.
   __device__ void copy_first_ids(const DeviceTask& task, int number) const {
+    if (lane_ >= kTileTokens) {  // one writer a word; the other half reads it after a barrier of the warp
+      return;
+    }
 #pragma unroll
     for (int tile = 0; tile < C::kStages; ++tile) {
       const int token = task.token_begin + ring_token(group_, tile) + lane_ % kTileTokens;
@@ -347,6 +350,9 @@ class Decoder {
 
   /// The page ids that the tile one ring later needs.
   __device__ void copy_ids() const {
+    if (lane_ >= kTileTokens) {
+      return;
+    }
     const int token = ahead_.token_begin + ring_token(group_, ahead_.next + C::kStages) + lane_ % kTileTokens;
     const bool exists = token < ahead_.token_end;
     copy_async_4(id_slot(ahead_.next), exists ? id_address(ahead_.page_id_offset, token) : p_.page_ids, exists ? 4 : 0);
