@@ -38,7 +38,7 @@ double predicted_ns(const Plan& plan, DType kv_dtype, const DeviceProfile& profi
 /// How a step is divided on a GPU with `num_sms` SMs: a rule in place of a calibrated policy. Splits rows so
 /// that few long tasks or many short ones alike keep every SM reading until the end, and no row more than
 /// that. For AttentionShape and lengths of any kind; measured on an H100 (docs/performance.md).
-PlanOptions gpu_rule(const BatchState& batch, DType kv_dtype, std::int32_t num_sms);
+PlanOptions gpu_rule(const BatchState& batch, std::int32_t num_sms);
 
 struct Candidate {
   Route route = Route::kRow;

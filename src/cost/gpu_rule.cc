@@ -69,7 +69,7 @@ std::int64_t choose_chunk(const BatchState& batch, const StepSize& size, std::in
 
 }  // namespace
 
-PlanOptions gpu_rule(const BatchState& batch, DType /*kv_dtype*/, std::int32_t num_sms) {
+PlanOptions gpu_rule(const BatchState& batch, std::int32_t num_sms) {
   const StepSize size = measure(batch);
   PlanOptions options = {.route = Route::kSplit, .num_workers = num_sms, .tile_tokens = 64};
   if (size.rows > 0) {

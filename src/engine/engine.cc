@@ -55,7 +55,7 @@ Result<Engine> Engine::create(std::unique_ptr<Backend> backend, const EngineOpti
 Result<Decision> Engine::decide(const BatchState& batch, DType kv_dtype) {
   const std::int64_t begin_ns = now_ns();
   if (uses_gpu_rule()) {
-    Result<Decision> ruled = plan(batch, kv_dtype, gpu_rule(batch, kv_dtype, backend_->num_workers()));
+    Result<Decision> ruled = plan(batch, kv_dtype, gpu_rule(batch, backend_->num_workers()));
     if (ruled.ok()) {
       ruled->reason = fmt::format("the rule for GPUs: split, at most {} splits a row, {} tasks for {} SMs",
                                   ruled->plan.max_splits(), ruled->plan.counters().num_tasks, backend_->num_workers());

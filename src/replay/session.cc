@@ -39,11 +39,11 @@ RoutePlanner::RoutePlanner(const RouteChoice& choice, std::int32_t num_workers, 
   options_.num_workers = num_workers;
 }
 
-PlanOptions RoutePlanner::options_for(const BatchState& batch, DType kv_dtype) const {
+PlanOptions RoutePlanner::options_for(const BatchState& batch) const {
   if (!uses_gpu_rule_) {
     return options_;
   }
-  PlanOptions options = gpu_rule(batch, kv_dtype, options_.num_workers);
+  PlanOptions options = gpu_rule(batch, options_.num_workers);
   options.kv_heads_per_task = options_.kv_heads_per_task;
   options.merge = options_.merge;
   return options;
@@ -51,7 +51,7 @@ PlanOptions RoutePlanner::options_for(const BatchState& batch, DType kv_dtype) c
 
 Result<StepRecord> RoutePlanner::plan(const BatchState& batch, DType kv_dtype, std::int64_t step_idx,
                                       std::int64_t begin_ns) {
-  auto plan = make_plan(batch, options_for(batch, kv_dtype), std::move(plan_));
+  auto plan = make_plan(batch, options_for(batch), std::move(plan_));
   if (!plan.ok()) {
     return plan.error();
   }

@@ -38,7 +38,7 @@ class RoutePlanner {
   [[nodiscard]] const Plan& current() const { return plan_; }
 
  private:
-  [[nodiscard]] PlanOptions options_for(const BatchState& batch, DType kv_dtype) const;
+  [[nodiscard]] PlanOptions options_for(const BatchState& batch) const;
 
   PlanOptions options_;
   bool uses_gpu_rule_ = false;

@@ -52,7 +52,7 @@ TEST(GpuRuleProperty, RandomBatches_GetPlansWithinLimits) {
     const Step step = random_step(random);
     const BatchState batch = step.batch();
     const std::int32_t num_sms = kSmCounts[random.below(std::size(kSmCounts))];
-    const PlanOptions options = gpu_rule(batch, DType::kF16, num_sms);
+    const PlanOptions options = gpu_rule(batch, num_sms);
     const Result<Plan> plan = make_plan(batch, options);
     ASSERT_TRUE(plan.ok()) << plan.error().to_string();
     ASSERT_FALSE(is_external(plan->route()));
@@ -69,8 +69,8 @@ TEST(GpuRuleProperty, SameBatch_GetsTheSamePlan) {
   SplitMix64 random(4);
   for (int i = 0; i < 50; ++i) {
     const Step step = random_step(random);
-    const Plan first = make_plan(step.batch(), gpu_rule(step.batch(), DType::kBF16, 132)).value();
-    const Plan second = make_plan(step.batch(), gpu_rule(step.batch(), DType::kBF16, 132)).value();
+    const Plan first = make_plan(step.batch(), gpu_rule(step.batch(), 132)).value();
+    const Plan second = make_plan(step.batch(), gpu_rule(step.batch(), 132)).value();
     ASSERT_TRUE(std::ranges::equal(first.tasks(), second.tasks()));
     ASSERT_EQ(first.to_string(), second.to_string());
   }
@@ -78,14 +78,14 @@ TEST(GpuRuleProperty, SameBatch_GetsTheSamePlan) {
 
 TEST(GpuRuleProperty, NoRows_PlanToNothing) {
   const Step step = step_of({});
-  const Plan plan = make_plan(step.batch(), gpu_rule(step.batch(), DType::kF16, 132)).value();
+  const Plan plan = make_plan(step.batch(), gpu_rule(step.batch(), 132)).value();
   EXPECT_TRUE(plan.tasks().empty());
   EXPECT_TRUE(plan.launches().empty());
 }
 
 TEST(GpuRuleProperty, OnlyEmptyRows_HaveNoWorkButTheirOutputs) {
   const Step step = step_of(std::vector<std::int32_t>(60, 0));
-  const Plan plan = make_plan(step.batch(), gpu_rule(step.batch(), DType::kF16, 132)).value();
+  const Plan plan = make_plan(step.batch(), gpu_rule(step.batch(), 132)).value();
   EXPECT_EQ(plan.counters().num_nonempty_tasks, 0);
   EXPECT_EQ(plan.counters().num_partial_slots, 0);
 }
@@ -94,7 +94,7 @@ TEST(GpuRuleProperty, OnlyEmptyRows_HaveNoWorkButTheirOutputs) {
 TEST(GpuRuleProperty, OneLongRow_KeepsHalfOfTheSmsBusy) {
   const Step step = step_of({131072});
   for (const std::int32_t num_sms : kSmCounts) {
-    const Plan plan = make_plan(step.batch(), gpu_rule(step.batch(), DType::kF16, num_sms)).value();
+    const Plan plan = make_plan(step.batch(), gpu_rule(step.batch(), num_sms)).value();
     EXPECT_GE(2 * plan.counters().num_tasks, num_sms) << num_sms;
   }
 }
@@ -106,7 +106,7 @@ TEST(GpuRuleProperty, HugeSteps_StayWithinTheLimits) {
     step.shape = {.num_q_heads = 8, .num_kv_heads = 8, .head_dim = 128};
     step.seq_lens.assign(rows, rows == 1 ? std::numeric_limits<std::int32_t>::max() : 1 << 20);
     step.make_table();
-    const Result<Plan> plan = make_plan(step.batch(), gpu_rule(step.batch(), DType::kF16, 132));
+    const Result<Plan> plan = make_plan(step.batch(), gpu_rule(step.batch(), 132));
     EXPECT_TRUE(plan.ok()) << plan.error().to_string();
   }
 }

@@ -164,7 +164,7 @@ Status Backend::load_step(const Plan& plan, const BatchState& batch) {
 }
 
 // A dependent entry saves the start of a kernel, about a microsecond.
-Entry Backend::decode_entry(const Plan&) const {
+Entry Backend::decode_entry() const {
   if (!can_depend() || decode_entry_ == DecodeEntry::kAfter) {
     return Entry::kAfter;
   }
@@ -184,7 +184,7 @@ Status Backend::enqueue_launches(const Plan& plan, const RunArgs& args, LayerPar
       if (!blocks.ok()) {
         return blocks.error();
       }
-      PKV_RETURN_IF_ERROR(cuda::launch(kernel, *blocks, &params, decode_entry(plan), stream_));
+      PKV_RETURN_IF_ERROR(cuda::launch(kernel, *blocks, &params, decode_entry(), stream_));
     } else {
       params.merges = merges + launch.begin;
       PKV_RETURN_IF_ERROR(

@@ -59,7 +59,7 @@ class Backend final : public CudaBackend {
   Result<std::int64_t> decode_blocks(const KernelEntry& kernel, std::int64_t num_tasks);
   [[nodiscard]] Width width_of(const Plan& plan) const;
   [[nodiscard]] bool can_depend() const { return device_.compute_major >= 9; }
-  [[nodiscard]] Entry decode_entry(const Plan& plan) const;
+  [[nodiscard]] Entry decode_entry() const;
   [[nodiscard]] Entry merge_entry() const { return can_depend() ? Entry::kDependent : Entry::kAfter; }
   Status enqueue_launches(const Plan& plan, const RunArgs& args, LayerParams params);
   [[nodiscard]] bool is_loaded(const Plan& plan) const;

@@ -1,8 +1,8 @@
 // The one list of tensor-core instantiations: X(head_dim, matrices, head split, warps, stages, blocks an SM).
 // Not here: what the columns mean (decode.cuh), the choice between them (launch.cc).
 //
-// Query heads per KV head: 8 * matrices * head split. Wide kernels have rings of 128 KB and an SM to
-// themselves; narrow ones rings of 64 KB, two blocks an SM, one on GPUs with 100 KB of shared memory (compute
+// Query heads per KV head: 8 * matrices * head split. Wide kernels have rings of 64 or 128 KB and an SM to
+// themselves; narrow ones rings of 32 or 64 KB, two blocks an SM, one on GPUs with 100 KB of shared memory (compute
 // capability 8.6, 8.9, 12.0). Left out: head dimensions above 128 in groups above 16 for those GPUs (the
 // simple kernel serves them), and two matrices a warp with a split at 256, which spill.
 #pragma once

@@ -98,7 +98,7 @@ KernelEntry merge_entry(const char* name) {
           .function = reinterpret_cast<const void*>(&merge_splits_kernel<kWarps>),
           .threads = 32 * kWarps,
           .shared_bytes = 0,
-          .blocks_per_sm = 4};
+          .blocks_per_sm = 3};
 }
 
 const KernelEntry& merge_kernel(std::int32_t max_splits) {

@@ -61,7 +61,7 @@ Status StepGraph::enqueue_layer(const Plan& plan, const RunArgs& layer) const {
     if (!blocks.ok()) {
       return blocks.error();
     }
-    PKV_RETURN_IF_ERROR(cuda::launch(kernel, *blocks, &params, backend_.decode_entry(plan), backend_.stream_));
+    PKV_RETURN_IF_ERROR(cuda::launch(kernel, *blocks, &params, backend_.decode_entry(), backend_.stream_));
   }
   if (merge_ == MergeMode::kSeparate && bounds_.max_merges > 0) {
     PKV_RETURN_IF_ERROR(cuda::launch(merge_kernel(bounds_.max_splits), merge_blocks(bounds_.max_merges, shape_), &params,
