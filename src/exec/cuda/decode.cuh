@@ -183,7 +183,7 @@ struct DecodeConfig {
   // P in two parts: what small groups have time for, and what bf16 needs (2^-9 of P would show).
   static constexpr bool kExactWeights = kHeads <= 8 || Element<T>::kBits < 10;
   // Fragments of Q take kSteps * kMatrices * 2 registers; beside a large accumulator they stay in memory.
-  static constexpr bool kQueryInRegisters = kHeadDim * kMatrices <= 256 && kThreads * kBlocksPerSm <= 384;
+  static constexpr bool kQueryInRegisters = kHeadDim * kMatrices * kTileMatrices <= 256 && kThreads * kBlocksPerSm <= 384;
   static constexpr int kQueryPitch = kRowBytes + 16;  // of a head; the shift avoids bank conflicts
   // The pitch of merged states shifts neighbouring heads by 8 banks.
   static constexpr int kMergePitch = kHeadDim + 4;
