@@ -11,7 +11,7 @@
 #define PKV_DECODE_D64(X)             \
   X(kWide, 64, 1, 1, 16, 2, 1, 1)     \
   X(kHalf, 64, 1, 1, 8, 2, 2, 1)      \
-  X(kQuarter, 64, 1, 1, 2, 2, 6, 2)   \
+  X(kQuarter, 64, 1, 1, 2, 2, 5, 2)   \
   X(kSingle, 64, 1, 1, 1, 1, 12, 2)   \
   X(kWide, 64, 2, 1, 8, 2, 1, 2)      \
   X(kHalf, 64, 2, 1, 4, 2, 2, 2)      \
