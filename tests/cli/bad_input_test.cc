@@ -175,6 +175,7 @@ std::vector<BadCase> command_line_cases() {
       {"BackendWithPlanOnly",
        {"run", "--lens", "64", "--plan-only", "--backend", "cuda"},
        {"--backend", "--plan-only"}},
+      {"FullProbesOfNone", {"doctor", "--no-probes", "--full-probes"}, {"--full-probes", "--no-probes"}},
       {"BackendOfDoctor", {"doctor", "--backend", "cuda"}, {"'--backend'", "pkv doctor"}},
 
       {"SmsWithoutPlanOnly", {"run", "--lens", "64", "--sms", "28"}, {"--sms", "--plan-only"}},
