@@ -64,7 +64,8 @@ class Step {
     ggml_tensor* mask = ggml_new_tensor_4d(context_, GGML_TYPE_F16, len, 1, 1, 1);
     masks_.emplace_back(static_cast<std::size_t>(len), 0);
     mask->data = masks_.back().data();
-    ggml_tensor* out = ggml_flash_attn_ext(context_, q, k, v, mask, 1.0F / std::sqrt(static_cast<float>(d)), 0.0F, 0.0F);
+    ggml_tensor* out =
+        ggml_flash_attn_ext(context_, q, k, v, mask, 1.0F / std::sqrt(static_cast<float>(d)), 0.0F, 0.0F);
     ggml_prec_set_acc(out, GGML_PREC_F32);
     out->data = step.out + row * q_elements;
     ggml_build_forward_expand(graph_, out);

@@ -130,7 +130,7 @@ std::string_view read_prefetch_name(ReadPrefetch prefetch) {
   return "unknown";
 }
 
-const ProbeKernels& probe_kernels(Isa isa) {
+const ProbeKernels& probe_kernels([[maybe_unused]] Isa isa) {
 #if HWY_TARGETS & HWY_AVX3
   if (isa != Isa::kAvx2 && isa != Isa::kPortable) {
     return *N_AVX3::probe_table();
