@@ -59,7 +59,8 @@ Status grow(AlignedBuffer& buffer, std::int64_t bytes, std::string_view what) {
   return {};
 }
 
-StepArgs step_args(const RunArgs& args, const Plan& plan, const AlignedBuffer& partials) {
+StepArgs step_args(const RunArgs& args, const Plan& plan, const AlignedBuffer& partials,
+                   decltype(StepArgs::write_head) write_head) {
   const AttentionShape& shape = plan.shape();
   auto* states = partials.as<std::byte>();
   return {.shape = shape,
@@ -73,7 +74,8 @@ StepArgs step_args(const RunArgs& args, const Plan& plan, const AlignedBuffer& p
           .partials = {.ml = reinterpret_cast<float*>(states),
                        .acc = states == nullptr ? nullptr : reinterpret_cast<float*>(states + PartialBytes(plan).ml),
                        .group_size = shape.group_size(),
-                       .head_dim = shape.head_dim}};
+                       .head_dim = shape.head_dim},
+          .write_head = write_head};
 }
 
 Status refuse_external(const Plan& plan) {
@@ -154,10 +156,32 @@ class PlanRun {
 
   std::int64_t pop() { return next_item_.fetch_add(1, std::memory_order_relaxed); }
 
+  /// A worker's place in a launch. Its next task is drawn late, when the kernel has one tile left and wants to
+  /// prefetch what follows.
+  struct Drawer {
+    PlanRun& run;
+    const Launch& launch;
+    const Task* next = nullptr;
+    bool drawn = false;
+
+    const Task* draw() {
+      const std::int64_t item = run.pop();
+      return item < launch.end ? &run.plan_.tasks()[static_cast<std::size_t>(item)] : nullptr;
+    }
+    static const Task* look(void* context) {
+      auto& drawer = *static_cast<Drawer*>(context);
+      drawer.next = drawer.draw();
+      drawer.drawn = true;
+      return drawer.next;
+    }
+  };
+
   void decode_items(const Launch& launch, const Scratch& scratch) {
-    const std::span<const Task> tasks = plan_.tasks();
-    for (std::int64_t item = pop(); item < launch.end; item = pop()) {
-      kernels_.decode(args_, tasks[static_cast<std::size_t>(item)], scratch);
+    Drawer drawer{.run = *this, .launch = launch};
+    for (const Task* task = drawer.draw(); task != nullptr;) {
+      drawer.drawn = false;
+      kernels_.decode(args_, *task, scratch, {.next = &Drawer::look, .context = &drawer});
+      task = drawer.drawn ? drawer.next : drawer.draw();
     }
   }
 
@@ -240,7 +264,7 @@ Result<RunTimes> CpuBackend::run(const Plan& plan, const RunArgs& args) {
     return Error{ErrorCode::kResourceExhausted, "reserve() was not called for a plan as large as this", "workspace"};
   }
   const std::int64_t begin_ns = now_ns();
-  const StepArgs step = step_args(args, plan, partials_);
+  const StepArgs step = step_args(args, plan, partials_, kernels_->write_head);
   PlanRun run(plan, step, *kernels_, *pool_);
   pool_->run([&](std::int32_t worker) {
     std::byte* memory = scratch_.as<std::byte>() + worker * scratch_stride_;

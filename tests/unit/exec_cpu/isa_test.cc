@@ -10,7 +10,7 @@ namespace {
 using ::testing::HasSubstr;
 
 TEST(Isa, Names_RoundTrip) {
-  for (const Isa isa : {Isa::kPortable, Isa::kAvx2, Isa::kAvx512}) {
+  for (const Isa isa : {Isa::kPortable, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16}) {
     const Result<Isa> parsed = parse_isa(isa_name(isa));
     ASSERT_TRUE(parsed.ok());
     EXPECT_EQ(*parsed, isa);
@@ -22,7 +22,7 @@ TEST(Isa, UnknownName_ListsTheNames) {
   ASSERT_FALSE(parsed.ok());
   EXPECT_EQ(parsed.error().code, ErrorCode::kInvalidArgument);
   EXPECT_THAT(parsed.error().message, HasSubstr("'sse9'"));
-  EXPECT_THAT(parsed.error().message, HasSubstr("portable, avx2, avx512"));
+  EXPECT_THAT(parsed.error().message, HasSubstr("portable, avx2, avx512, avx512bf16"));
 }
 
 TEST(Isa, Portable_IsAlwaysSupportedAndFirst) {
@@ -35,7 +35,9 @@ TEST(Isa, Forced_RunsKernelsCompiledForIt) {
     const Result<std::unique_ptr<CpuBackend>> backend = CpuBackend::create({.threads = 1, .isa = isa});
     ASSERT_TRUE(backend.ok());
     EXPECT_EQ((*backend)->isa(), isa);
-    EXPECT_EQ((*backend)->kernels().vector_bytes, isa == Isa::kAvx512 ? 64 : isa == Isa::kAvx2 ? 32 : 16);
+    EXPECT_EQ((*backend)->kernels().vector_bytes, isa == Isa::kAvx512 || isa == Isa::kAvx512Bf16 ? 64
+                                                  : isa == Isa::kAvx2                            ? 32
+                                                                                                 : 16);
     EXPECT_THAT((*backend)->describe(), HasSubstr(std::string(isa_name(isa)) + " kernels"));
   }
 }
@@ -55,7 +57,7 @@ TEST(Isa, NotSet_TakesTheBest) {
 }
 
 TEST(Isa, NotOfThisCpu_IsAnErrorWithTheList) {
-  for (const Isa isa : {Isa::kAvx2, Isa::kAvx512}) {
+  for (const Isa isa : {Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16}) {
     if (find_kernels(isa) != nullptr) {
       continue;
     }
