@@ -62,6 +62,12 @@ static_assert(kTileTokens % kSums == 0 && kMaxLanes == kVectorLanes);
 
 // 8. Vectors.
 
+/// sum += *weight * value, the weight broadcast by the multiplication itself: on Zen 4 that is free, where a
+/// broadcasting load takes a shuffle unit (16 FMAs with 8 of them: 18 cycles for 16).
+PKV_TILE_INLINE void add_weighted(__m512& sum, const float* weight, __m512 value) {
+  asm("vfmadd231ps %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(value), "m"(*weight));
+}
+
 /// 32 elements as two vectors: in order, or for bf16 the even and the odd ones.
 template <Kind kKind>
 PKV_TILE_INLINE void load_two(const std::byte* from, __m512& a, __m512& b) {
@@ -121,40 +127,49 @@ PKV_TILE_INLINE __m512 tanh_ps(__m512 x) {
   return _mm512_mask_mov_ps(small, is_large, _mm512_or_ps(ratio, sign));
 }
 
-/// Lanes [0, 8): sums of a's halves; [8, 16): of b's. The other levels of the tree do the same with quarters,
-/// pairs and single lanes. A blend and one shuffle instead of two interleaves: blends run on every port.
-PKV_TILE_INLINE __m512 add_halves(__m512 a, __m512 b) {
-  return _mm512_add_ps(_mm512_mask_mov_ps(a, 0xFF00, b), _mm512_shuffle_f32x4(a, b, 0x4E));
-}
-PKV_TILE_INLINE __m512 add_quarters(__m512 a, __m512 b) {
-  const __m512 kept = _mm512_mask_mov_ps(a, 0xF0F0, b);
-  const __m512 moved = _mm512_mask_mov_ps(b, 0xF0F0, a);
-  return _mm512_add_ps(kept, _mm512_shuffle_f32x4(moved, moved, 0xB1));
-}
-PKV_TILE_INLINE __m512 add_pairs(__m512 a, __m512 b) {
-  return _mm512_add_ps(_mm512_mask_mov_ps(a, 0xCCCC, b), _mm512_shuffle_ps(a, b, 0x4E));
-}
-PKV_TILE_INLINE __m512 add_lanes(__m512 a, __m512 b) {
-  const __m512 moved = _mm512_mask_mov_ps(b, 0xAAAA, a);
-  return _mm512_add_ps(_mm512_mask_mov_ps(a, 0xAAAA, b), _mm512_permute_ps(moved, 0xB1));
-}
+/// Constants of the tree below, kept in registers: gcc would make them anew for every block.
+struct SumTree {
+  __mmask16 halves = 0xFF00, quarters = 0xF0F0, pairs = 0xCCCC, lanes = 0xAAAA;
+  __m512i swap_quarters = _mm512_set_epi32(27, 26, 25, 24, 15, 14, 13, 12, 19, 18, 17, 16, 7, 6, 5, 4);
+  __m512i swap_lanes = _mm512_set_epi32(30, 15, 28, 13, 26, 11, 24, 9, 22, 7, 20, 5, 18, 3, 16, 1);
 
-/// Lane i and lane i + 8 together are the sum of v[i].
-PKV_TILE_INLINE __m512 sum_lanes_of_8(const __m512* v) {
-  const __m512 a = add_pairs(add_quarters(v[0], v[4]), add_quarters(v[2], v[6]));
-  const __m512 b = add_pairs(add_quarters(v[1], v[5]), add_quarters(v[3], v[7]));
-  return add_lanes(a, b);
-}
-
-/// Lane i is the sum of v[i].
-PKV_TILE_INLINE __m512 sum_lanes_of_16(const __m512* v) {
-  __m512 halves[8];
-#pragma GCC unroll 8
-  for (int i = 0; i < 8; ++i) {
-    halves[i] = add_halves(v[i], v[i + 8]);
+  PKV_TILE_INLINE SumTree() {
+    asm("" : "+Yk"(halves), "+Yk"(quarters), "+Yk"(pairs), "+Yk"(lanes));
+    asm("" : "+v"(swap_quarters), "+v"(swap_lanes));
   }
-  return sum_lanes_of_8(halves);
-}
+
+  /// Lanes [0, 8): sums of a's halves; [8, 16): of b's. The other levels of the tree do the same with quarters,
+  /// pairs and single lanes: a blend, a shuffle and an addition, where two interleaves would need the shuffle
+  /// unit twice; blends run on every one.
+  PKV_TILE_INLINE __m512 add_halves(__m512 a, __m512 b) const {
+    return _mm512_add_ps(_mm512_mask_mov_ps(a, halves, b), _mm512_shuffle_f32x4(a, b, 0x4E));
+  }
+  PKV_TILE_INLINE __m512 add_quarters(__m512 a, __m512 b) const {
+    return _mm512_add_ps(_mm512_mask_mov_ps(a, quarters, b), _mm512_permutex2var_ps(a, swap_quarters, b));
+  }
+  PKV_TILE_INLINE __m512 add_pairs(__m512 a, __m512 b) const {
+    return _mm512_add_ps(_mm512_mask_mov_ps(a, pairs, b), _mm512_shuffle_ps(a, b, 0x4E));
+  }
+  PKV_TILE_INLINE __m512 add_lanes(__m512 a, __m512 b) const {
+    return _mm512_add_ps(_mm512_mask_mov_ps(a, lanes, b), _mm512_permutex2var_ps(a, swap_lanes, b));
+  }
+
+  /// Lane i and lane i + 8 together are the sum of v[i].
+  PKV_TILE_INLINE __m512 sum_of_8(const __m512* v) const {
+    const __m512 a = add_pairs(add_quarters(v[0], v[4]), add_quarters(v[2], v[6]));
+    const __m512 b = add_pairs(add_quarters(v[1], v[5]), add_quarters(v[3], v[7]));
+    return add_lanes(a, b);
+  }
+  /// Lane i is the sum of v[i].
+  PKV_TILE_INLINE __m512 sum_of_16(const __m512* v) const {
+    __m512 both[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) {
+      both[i] = add_halves(v[i], v[i + 8]);
+    }
+    return sum_of_8(both);
+  }
+};
 
 /// All lanes of an aligned segment of kSegment lanes hold its maximum.
 template <int kSegment>
@@ -359,17 +374,18 @@ PKV_TILE_INLINE void dot_products(const HeadBlock& block, const std::byte* const
 
 /// Dot products of a block of tokens; lane = head * T + token.
 template <Kind kKind, int kHeads>
-PKV_TILE_INLINE __m512 dot_block(const HeadBlock& block, const std::byte* const* rows, PrefetchCursor& cursor) {
+PKV_TILE_INLINE __m512 dot_block(const HeadBlock& block, const std::byte* const* rows, const SumTree& tree,
+                                 PrefetchCursor& cursor) {
   if constexpr (kHeads == 1) {  // pointers of 16 rows would not fit in registers
     __m512 sums[8];
     dot_products<kKind, 1, 8>(block, rows, cursor, sums);
-    const __m512 low = sum_lanes_of_8(sums);
+    const __m512 low = tree.sum_of_8(sums);
     dot_products<kKind, 1, 8>(block, rows + 8, cursor, sums);
-    return add_halves(low, sum_lanes_of_8(sums));
+    return tree.add_halves(low, tree.sum_of_8(sums));
   } else {
     __m512 sums[kSums];
     dot_products<kKind, kHeads, kBlockTokens<kHeads>>(block, rows, cursor, sums);
-    return sum_lanes_of_16(sums);
+    return tree.sum_of_16(sums);
   }
 }
 
@@ -396,14 +412,15 @@ PKV_TILE_INLINE __mmask16 valid_lanes(std::int32_t num_tokens) {
 
 template <Kind kKind, int kHeads, int kBlocksLeft>
 PKV_TILE_INLINE __m512 logits_unrolled(const HeadBlock& block, const std::byte* const* rows, const LogitScale& scale,
-                                       PrefetchCursor& cursor, float* p, __m512 maximum) {
-  const __m512 logits = logits_of<kHeads>(dot_block<kKind, kHeads>(block, rows, cursor), scale);
+                                       const SumTree& tree, PrefetchCursor& cursor, float* p, __m512 maximum) {
+  const __m512 logits = logits_of<kHeads>(dot_block<kKind, kHeads>(block, rows, tree, cursor), scale);
   _mm512_store_ps(p, logits);
   asm volatile("" ::: "memory");  // blocks of loads must not mix
   maximum = _mm512_max_ps(maximum, logits);
   if constexpr (kBlocksLeft > 1) {
     constexpr int kTokens = kBlockTokens<kHeads>;
-    return logits_unrolled<kKind, kHeads, kBlocksLeft - 1>(block, rows + kTokens, scale, cursor, p + kSums, maximum);
+    return logits_unrolled<kKind, kHeads, kBlocksLeft - 1>(block, rows + kTokens, scale, tree, cursor, p + kSums,
+                                                           maximum);
   }
   return maximum;
 }
@@ -414,14 +431,16 @@ PKV_TILE_INLINE __m512 logits_of_tile(const HeadBlock& block, const Tile& tile, 
                                       PrefetchCursor& cursor) {
   constexpr int kTokens = kBlockTokens<kHeads>;
   const __m512 minus_inf = _mm512_set1_ps(kMinusInf);
+  const SumTree tree;
   if constexpr (kRows == Rows::kUnrolled) {
     if (tile.num_tokens == kTileTokens) {
-      return logits_unrolled<kKind, kHeads, kTileTokens / kTokens>(block, tile.k, scale, cursor, block.p, minus_inf);
+      return logits_unrolled<kKind, kHeads, kTileTokens / kTokens>(block, tile.k, scale, tree, cursor, block.p,
+                                                                   minus_inf);
     }
   }
   __m512 maximum = minus_inf;
   for (std::int32_t t = 0; t < tile.num_tokens; t += kTokens) {
-    __m512 logits = logits_of<kHeads>(dot_block<kKind, kHeads>(block, tile.k + t, cursor), scale);
+    __m512 logits = logits_of<kHeads>(dot_block<kKind, kHeads>(block, tile.k + t, tree, cursor), scale);
     if (tile.num_tokens - t < kTokens) {
       logits = _mm512_mask_mov_ps(minus_inf, valid_lanes<kHeads>(tile.num_tokens - t), logits);
     }
@@ -479,16 +498,11 @@ PKV_TILE_INLINE void softmax_of_tile(const HeadBlock& block, __m512 lane_maximum
 /// odd vector at the end of a row.
 template <Kind kKind, int kHeads, int kVectors>
 PKV_TILE_INLINE void add_token(const std::byte* v, const float* p, __m512* sums) {
-  __m512 weight[kHeads];
-#pragma GCC unroll 8
-  for (int h = 0; h < kHeads; ++h) {
-    weight[h] = _mm512_set1_ps(p[h * kBlockTokens<kHeads>]);
-  }
   if constexpr (kVectors == 1) {
     const __m512 value = load_one<kKind>(v);
 #pragma GCC unroll 8
     for (int h = 0; h < kHeads; ++h) {
-      sums[h] = _mm512_fmadd_ps(weight[h], value, sums[h]);
+      add_weighted(sums[h], p + h * kBlockTokens<kHeads>, value);
     }
   } else {
 #pragma GCC unroll 8
@@ -498,8 +512,8 @@ PKV_TILE_INLINE void add_token(const std::byte* v, const float* p, __m512* sums)
       load_two<kKind>(v + i * kVectorLanes * kBytes<kKind>, low, high);
 #pragma GCC unroll 8
       for (int h = 0; h < kHeads; ++h) {
-        sums[i * kHeads + h] = _mm512_fmadd_ps(weight[h], low, sums[i * kHeads + h]);
-        sums[(i + 1) * kHeads + h] = _mm512_fmadd_ps(weight[h], high, sums[(i + 1) * kHeads + h]);
+        add_weighted(sums[i * kHeads + h], p + h * kBlockTokens<kHeads>, low);
+        add_weighted(sums[(i + 1) * kHeads + h], p + h * kBlockTokens<kHeads>, high);
       }
     }
   }

@@ -46,7 +46,9 @@ TEST(Isa, Tables_HoldDifferentFunctions) {
   const std::vector<Isa> isas = supported_isas();
   for (std::size_t i = 1; i < isas.size(); ++i) {
     EXPECT_NE(find_kernels(isas[i])->decode, find_kernels(isas[i - 1])->decode);
-    EXPECT_NE(find_kernels(isas[i])->merge, find_kernels(isas[i - 1])->merge);
+    if (isas[i] != Isa::kAvx512Bf16) {  // it differs from AVX-512 in decode only
+      EXPECT_NE(find_kernels(isas[i])->merge, find_kernels(isas[i - 1])->merge);
+    }
   }
 }
 
