@@ -28,6 +28,8 @@ struct Options {
   std::string order = "HND";
   std::vector<std::string> routes = {"row", "split", "workqueue", "pages"};
   std::int32_t splits = 0;
+  std::int32_t heads_per_task = 0;
+  std::string merge = "separate";
   std::int32_t threads = 0;
   std::string isa;
   std::int32_t repeats = 20;
@@ -159,6 +161,16 @@ Result<nlohmann::json> measure(const Options& options) {
     if (options.splits > 0 && *route != Route::kRow) {
       plan_options.splits = options.splits;
     }
+    if (options.heads_per_task > 0) {
+      plan_options.kv_heads_per_task = options.heads_per_task;
+    }
+    const Result<MergeMode> merge = parse_merge_mode(options.merge);
+    if (!merge.ok()) {
+      return merge.error();
+    }
+    if (*route != Route::kRow) {
+      plan_options.merge = *merge;
+    }
     Result<Plan> plan = make_plan(*batch, plan_options);
     if (!plan.ok()) {
       return plan.error();
@@ -254,6 +266,8 @@ int main(int argc, char** argv) {
   app.add_option("--layout", options.order, "HND or NHD")->capture_default_str();
   app.add_option("--routes", options.routes)->delimiter(',')->capture_default_str();
   app.add_option("--splits", options.splits, "0: each route chooses")->capture_default_str();
+  app.add_option("--heads-per-task", options.heads_per_task, "0: each route chooses")->capture_default_str();
+  app.add_option("--merge", options.merge, "separate or fused")->capture_default_str();
   app.add_option("--threads", options.threads, "0: one a physical core")->capture_default_str();
   app.add_option("--isa", options.isa, "portable, avx2, avx512 or avx512bf16; the best when not set");
   app.add_option("--repeats", options.repeats)->check(CLI::Range(1, 100000))->capture_default_str();

@@ -42,6 +42,24 @@ TEST(Isa, Forced_RunsKernelsCompiledForIt) {
   }
 }
 
+TEST(Isa, DecodeKernel_FollowsIsaShapeAndTypes) {
+  const AttentionShape fits = {.num_q_heads = 8, .num_kv_heads = 2, .head_dim = 80};
+  const AttentionShape odd = {.num_q_heads = 8, .num_kv_heads = 2, .head_dim = 72};
+  const auto kernel = [](Isa isa, const AttentionShape& shape, DType kv, DType q) {
+    return decode_kernel_name(decode_kernel(isa, shape, kv, q));
+  };
+#if defined(__x86_64__)
+  EXPECT_EQ(kernel(Isa::kAvx512, fits, DType::kF16, DType::kF16), "avx512-tile");
+  EXPECT_EQ(kernel(Isa::kAvx512, fits, DType::kBF16, DType::kBF16), "avx512-tile");
+  EXPECT_EQ(kernel(Isa::kAvx512Bf16, fits, DType::kBF16, DType::kBF16), "avx512bf16-tile");
+  EXPECT_EQ(kernel(Isa::kAvx512Bf16, fits, DType::kBF16, DType::kF32), "avx512-tile");
+  EXPECT_EQ(kernel(Isa::kAvx512Bf16, fits, DType::kF32, DType::kF32), "avx512-tile");
+#endif
+  EXPECT_EQ(kernel(Isa::kAvx512, odd, DType::kF16, DType::kF16), "general");
+  EXPECT_EQ(kernel(Isa::kAvx2, fits, DType::kF16, DType::kF16), "general");
+  EXPECT_EQ(kernel(Isa::kPortable, fits, DType::kF16, DType::kF16), "general");
+}
+
 TEST(Isa, Tables_HoldDifferentFunctions) {
   const std::vector<Isa> isas = supported_isas();
   for (std::size_t i = 1; i < isas.size(); ++i) {
