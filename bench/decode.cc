@@ -23,9 +23,13 @@ struct Options {
   AttentionShape shape;
   std::int32_t page_size = 16;
   std::string dtype = "f16";
+  std::string q_dtype;  // empty: as dtype
+  std::int64_t cache_kb = 0;
   std::string order = "HND";
   std::vector<std::string> routes = {"row", "split", "workqueue", "pages"};
   std::int32_t splits = 0;
+  std::int32_t heads_per_task = 0;
+  std::string merge = "separate";
   std::int32_t threads = 0;
   std::string isa;
   std::int32_t repeats = 20;
@@ -73,8 +77,12 @@ class Pool {
 
   /// The next batch: other pages than the batches before, as far as the pool reaches.
   Result<BatchState> next_batch(const Options& options) {
+    // In cache: the rows repeat a few pages, so that after the first tiles nothing comes from memory.
+    const std::int64_t page_bytes = 2 * kv_.layout.page_elements() * dtype_bytes(kv_.dtype);
+    const std::size_t reach =
+        options.cache_kb == 0 ? order_.size() : std::max<std::int64_t>(options.cache_kb * 1024 / page_bytes, 1);
     for (std::int32_t& page : indices_) {
-      page = order_[next_++ % order_.size()];
+      page = order_[next_++ % reach];
     }
     Result<BlockTable> table = BlockTable::csr(indptr_, indices_);
     return table.ok() ? BatchState::make({.shape = options.shape,
@@ -153,6 +161,16 @@ Result<nlohmann::json> measure(const Options& options) {
     if (options.splits > 0 && *route != Route::kRow) {
       plan_options.splits = options.splits;
     }
+    if (options.heads_per_task > 0) {
+      plan_options.kv_heads_per_task = options.heads_per_task;
+    }
+    const Result<MergeMode> merge = parse_merge_mode(options.merge);
+    if (!merge.ok()) {
+      return merge.error();
+    }
+    if (*route != Route::kRow) {
+      plan_options.merge = *merge;
+    }
     Result<Plan> plan = make_plan(*batch, plan_options);
     if (!plan.ok()) {
       return plan.error();
@@ -163,9 +181,15 @@ Result<nlohmann::json> measure(const Options& options) {
 
   const std::size_t q_elements = options.lens.size() * static_cast<std::size_t>(options.shape.num_q_heads) *
                                  static_cast<std::size_t>(options.shape.head_dim);
-  std::vector<float> q(q_elements), out(q_elements);
+  const Result<DType> q_dtype = parse_dtype(options.q_dtype.empty() ? options.dtype : options.q_dtype);
+  if (!q_dtype.ok()) {
+    return q_dtype.error();
+  }
+  std::vector<float> q(q_elements), out(q_elements);  // q: large enough for every type
   SplitMix64 random(4);
-  std::generate(q.begin(), q.end(), [&] { return random.normal(); });
+  for (std::size_t i = 0; i < q_elements; ++i) {
+    store_element(q.data(), *q_dtype, static_cast<std::int64_t>(i), random.normal());
+  }
   const double bytes = static_cast<double>(kv_bytes(batch->attended_tokens(), options.shape, *dtype));
   std::vector<double> probe_gb_per_s;
   constexpr std::int32_t kWarmUp = 2;
@@ -179,7 +203,7 @@ Result<nlohmann::json> measure(const Options& options) {
       batch = pool->next_batch(options);
       const Result<RunTimes> times =
           backend.run(route.plan, {.batch = *batch,
-                                   .q = dense_queries(q.data(), DType::kF32, options.shape),
+                                   .q = dense_queries(q.data(), *q_dtype, options.shape),
                                    .kv = pool->kv(),
                                    .out = dense_outputs(out.data(), DType::kF32, options.shape)});
       if (!times.ok()) {
@@ -195,19 +219,23 @@ Result<nlohmann::json> measure(const Options& options) {
       }
     }
   }
-  nlohmann::json report = {{"device", backend.describe()},
-                           {"isa", isa_name(backend.isa())},
-                           {"huge_pages", huge_page_mode_name(backend.topology().huge_pages)},
-                           {"lens", options.lens},
-                           {"dtype", options.dtype},
-                           {"order", options.order},
-                           {"page_size", options.page_size},
-                           {"q_heads", options.shape.num_q_heads},
-                           {"kv_heads", options.shape.num_kv_heads},
-                           {"head_dim", options.shape.head_dim},
-                           {"repeats", options.repeats},
-                           {"probe_gb_per_s", spread(probe_gb_per_s)},
-                           {"routes", nlohmann::json::array()}};
+  nlohmann::json report = {
+      {"device", backend.describe()},
+      {"isa", isa_name(backend.isa())},
+      {"huge_pages", huge_page_mode_name(backend.topology().huge_pages)},
+      {"lens", options.lens},
+      {"dtype", options.dtype},
+      {"order", options.order},
+      {"page_size", options.page_size},
+      {"q_dtype", dtype_name(*q_dtype)},
+      {"in_cache_kb", options.cache_kb},
+      {"kernel", decode_kernel_name(decode_kernel(backend.isa(), options.shape, *dtype, *q_dtype))},
+      {"q_heads", options.shape.num_q_heads},
+      {"kv_heads", options.shape.num_kv_heads},
+      {"head_dim", options.shape.head_dim},
+      {"repeats", options.repeats},
+      {"probe_gb_per_s", spread(probe_gb_per_s)},
+      {"routes", nlohmann::json::array()}};
   for (RouteSamples& route : routes) {
     report["routes"].push_back({{"name", route_name(route.plan.route())},
                                 {"splits", route.plan.max_splits()},
@@ -232,11 +260,16 @@ int main(int argc, char** argv) {
   app.add_option("--head-dim", options.shape.head_dim)->capture_default_str();
   app.add_option("--page-size", options.page_size)->check(CLI::Range(1, 256))->capture_default_str();
   app.add_option("--dtype", options.dtype, "f32, f16 or bf16")->capture_default_str();
+  app.add_option("--q-dtype", options.q_dtype, "as --dtype when not set");
+  app.add_option("--in-cache-kb", options.cache_kb, "Repeat pages of so many KiB of K and V; 0: whole pool")
+      ->capture_default_str();
   app.add_option("--layout", options.order, "HND or NHD")->capture_default_str();
   app.add_option("--routes", options.routes)->delimiter(',')->capture_default_str();
   app.add_option("--splits", options.splits, "0: each route chooses")->capture_default_str();
+  app.add_option("--heads-per-task", options.heads_per_task, "0: each route chooses")->capture_default_str();
+  app.add_option("--merge", options.merge, "separate or fused")->capture_default_str();
   app.add_option("--threads", options.threads, "0: one a physical core")->capture_default_str();
-  app.add_option("--isa", options.isa, "portable, avx2 or avx512; the best when not set");
+  app.add_option("--isa", options.isa, "portable, avx2, avx512 or avx512bf16; the best when not set");
   app.add_option("--repeats", options.repeats)->check(CLI::Range(1, 100000))->capture_default_str();
   app.add_option("--pool-caches", options.pool_caches, "K,V pool in multiples of the last-level cache")
       ->capture_default_str();

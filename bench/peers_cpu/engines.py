@@ -54,7 +54,7 @@ class Ours(Engine):
         self.lens = np.asarray(case.lens, dtype=np.int32)
         self.indptr = store.indptr
         self.out = np.full((len(case.lens), case.hq, case.d), np.nan, dtype=np.float32)
-        self.q = store.q
+        self.q = stores.in_type(store.q, case.dtype)
         self.tensors = [stores.StepTensors(ids.ctypes.data, k.address, v.address, self.q.ctypes.data,
                                            self.out.ctypes.data) for ids in page_ids]
         peer_case = stores.PeerCase(len(case.lens), case.hq, case.hkv, case.d, case.page,

@@ -42,12 +42,12 @@ struct PeerCase {
   const char* route;
 };
 
-/// The tensors of one step: queries and outputs are f32 [num_rows][num_q_heads][head_dim].
+/// The tensors of one step: queries in the type of K and V, outputs in f32, [num_rows][num_q_heads][head_dim].
 struct StepTensors {
   const std::int32_t* kv_indices;
   const void* k;
   const void* v;
-  const float* q;
+  const void* q;
   float* out;
 };
 
@@ -107,13 +107,14 @@ class Peer {
     const Result<BatchState> batch = make_batch(tensors);
     if (!batch.ok()) return batch.error();
     Result<Decision> decision =
-        route_ ? engine_->plan(*batch, dtype(), plan_options()) : engine_->decide(*batch, dtype());
+        route_ ? engine_->plan(*batch, dtype(), plan_options()) : engine_->decide(*batch, dtype(), layout_);
     if (!decision.ok()) return decision.error();
     const Result<StepRecord> record = engine_->run(*decision, run_args(*batch, tensors));
     if (!record.ok()) return record.error();
     plan_ns_ = decision->plan_ns;
     description_ = std::string(route_name(decision->plan.route())) +
                    " splits<=" + std::to_string(decision->plan.max_splits()) +
+                   " heads=" + std::to_string(decision->plan.kv_heads_per_task()) +
                    " tasks=" + std::to_string(decision->plan.counters().num_tasks);
     return {};
   }
@@ -178,7 +179,7 @@ class Peer {
   }
   [[nodiscard]] RunArgs run_args(const BatchState& batch, const StepTensors& tensors) const {
     return {.batch = batch,
-            .q = dense_queries(tensors.q, DType::kF32, shape_),
+            .q = dense_queries(tensors.q, dtype(), shape_),
             .kv = kv(tensors),
             .out = dense_outputs(tensors.out, DType::kF32, shape_)};
   }

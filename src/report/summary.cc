@@ -212,6 +212,7 @@ RunSummary summarize(const RunRecords& records) {
   summary.interrupted = records.interrupted;
   summary.error = records.error ? records.error->to_string() : std::string{};
   summary.probe_gb_per_s = probe_rate(records.probe);
+  summary.in_cache_gb_per_s = probe_rate(records.in_cache);
   std::vector<double> mlp_ms(records.mlp_ns.size());
   std::transform(records.mlp_ns.begin(), records.mlp_ns.end(), mlp_ms.begin(),
                  [](std::int64_t ns) { return static_cast<double>(ns) / kNsPerMs; });

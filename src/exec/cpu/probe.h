@@ -76,7 +76,7 @@ Result<ProbeResult> paged_read_probe(WorkerPool& pool, const KernelTable& kernel
 /// One fork-join of all workers that do nothing, by the caller's clock.
 std::int64_t fork_join_probe_ns(WorkerPool& pool);
 
-/// Exponentials of the kernels, by `workers` workers on values in their L1.
+/// Exponentials of the general kernel, by `workers` workers on values in their L1.
 struct ExpResult {
   std::int64_t ns = 0;
   std::int64_t count = 0;

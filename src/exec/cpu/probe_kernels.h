@@ -40,7 +40,7 @@ struct ProbeKernels {
   Isa isa = Isa::kPortable;
   /// [streams: 1, 2, 4][ReadPrefetch]: sum of the 32-bit words of all blocks.
   std::uint32_t (*read_blocks[3][kNumReadPrefetches])(const ReadBlocks& blocks) = {};
-  /// y[i] = exp(x[i]), x <= 0, by the exponential of the kernels; count is a multiple of 64.
+  /// y[i] = exp(x[i]), x <= 0, by the exponential of the general kernel; count is a multiple of 64.
   void (*exp)(const float* x, float* y, std::int64_t count) = nullptr;
 
   /// Requires streams 1, 2 or 4.
@@ -49,7 +49,8 @@ struct ProbeKernels {
   }
 };
 
-/// Those compiled for an instruction set that this CPU runs; requires one of supported_isas().
+/// Those compiled for an instruction set that this CPU runs; requires one of supported_isas(). Those of AVX-512
+/// for avx512bf16 as well: it adds nothing to reading.
 const ProbeKernels& probe_kernels(Isa isa);
 
 }  // namespace pkv
