@@ -4,6 +4,7 @@ Steps that are done are passed over. Not here: measuring (peers_cpu.py).
 """
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -77,6 +78,8 @@ class Setup:
         return None
 
     def cmake(self, source, build, target, log, *options):
+        if shutil.which("ccache"):
+            options = ("-DCMAKE_CXX_COMPILER_LAUNCHER=ccache", "-DCMAKE_C_COMPILER_LAUNCHER=ccache", *options)
         return (self.run(["cmake", "-S", source, "-B", self.path(build), "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
                           *options], log) or
                 self.run(["cmake", "--build", self.path(build), "--target", target], log))

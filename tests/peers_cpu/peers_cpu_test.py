@@ -114,7 +114,7 @@ class Turns(unittest.TestCase):
         turns = peers_cpu.Turns(lambda s: seen.append(s), 3, lambda: seen.append("wake"), lambda: seen.append("sleep"))
         turns.calls = 4
         turns.take(peers_cpu.Quiet())
-        self.assertEqual(seen, ["wake", 1, 2, 0, 1, 2, "sleep"])
+        self.assertEqual(seen, ["wake", 1, 2, 0, 1, 2, 0, "sleep"])
 
     def test_quiet_waits_for_a_thread_that_spins(self):
         stop = time.perf_counter() + 0.2
