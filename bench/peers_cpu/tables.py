@@ -157,9 +157,15 @@ def probes_table(data):
     for rate in data["exp"]:
         text += f" exp, {rate['workers']} worker{'' if rate['workers'] == 1 else 's'}: " \
                 f"{figure(rate['exp_per_ns'])} a ns."
-    for rate in data.get("in_cache", []):
-        text += f" In cache, {rate['dtype']} {rate['kv_order']} group {rate['group_size']}: " \
-                f"{figure(rate['gb_per_s'])} GB/s with {rate['workers']} workers."
+    rates = data.get("in_cache", [])
+    if rates:
+        groups = sorted({rate["group_size"] for rate in rates})
+        cells = {(rate["dtype"], rate["group_size"]): figure(rate["gb_per_s"]) for rate in rates}
+        text += f"\n\nThe decode kernel with K and V in the L2, HND, d {rates[0]['head_dim']}, page " \
+                f"{rates[0]['page_size']}, {rates[0]['workers']} workers together, GB/s:\n\n"
+        text += markdown(["type"] + [f"group {group}" for group in groups],
+                         [[dtype] + [cells.get((dtype, group), "-") for group in groups]
+                          for dtype in dict.fromkeys(rate["dtype"] for rate in rates)])
     return text
 
 

@@ -14,8 +14,11 @@
 #include <numeric>
 #include <thread>
 
+#include "base/half.h"
 #include "base/math.h"
 #include "base/random.h"
+#include "persistentkv/plan.h"
+#include "replay/read_probe.h"
 #include "report/statistics.h"
 
 namespace pkv {
@@ -100,6 +103,94 @@ class DealtPages {
   PagedKv kv_;
 };
 
+/// A step whose rows' pages are a few that lie in every worker's L2: what the kernel costs without memory.
+class InCacheStep {
+ public:
+  static Result<InCacheStep> make(CpuBackend& backend, DType dtype, std::int32_t group_size) {
+    InCacheStep step;
+    step.dtype_ = dtype;
+    step.shape_.num_q_heads = step.shape_.num_kv_heads * group_size;
+    const auto layout = KvLayout::make(KvOrder::kHND, KvPacking::kSeparate, kPageSize, step.shape_);
+    if (!layout.ok()) {
+      return layout.error();
+    }
+    const std::int64_t page_bytes = layout->page_elements() * dtype_bytes(dtype);
+    const std::int64_t num_pages = std::max<std::int64_t>(bytes_in_cache(backend) / (2 * page_bytes), 1);
+    for (AlignedBuffer* buffer : {&step.k_, &step.v_}) {
+      Result<AlignedBuffer> made = AlignedBuffer::allocate(static_cast<std::size_t>(num_pages * page_bytes));
+      if (!made.ok()) {
+        return made.error();
+      }
+      *buffer = *std::move(made);
+      step.fill(buffer->data(), num_pages * layout->page_elements());
+    }
+    step.kv_ = {.k = step.k_.data(), .v = step.v_.data(), .dtype = dtype, .layout = *layout, .num_pages = num_pages};
+    step.lens_.assign(static_cast<std::size_t>(backend.num_workers()), kTokens);
+    step.indptr_ = {0};
+    for (std::size_t row = 0; row < step.lens_.size(); ++row) {
+      for (std::int32_t page = 0; page < kTokens / kPageSize; ++page) {
+        step.ids_.push_back(static_cast<std::int32_t>(page % num_pages));
+      }
+      step.indptr_.push_back(static_cast<std::int32_t>(step.ids_.size()));
+    }
+    const std::size_t q_elements =
+        step.lens_.size() * static_cast<std::size_t>(step.shape_.num_q_heads * step.shape_.head_dim);
+    step.q_.resize(q_elements * sizeof(float));
+    step.fill(step.q_.data(), static_cast<std::int64_t>(q_elements));
+    step.out_.resize(q_elements);
+    return step;
+  }
+
+  /// Useful bytes of K and V a nanosecond.
+  Result<double> run(CpuBackend& backend) {
+    const auto table = BlockTable::csr(indptr_, ids_);
+    if (!table.ok()) {
+      return table.error();
+    }
+    const auto batch = BatchState::make({.shape = shape_,
+                                         .page_size = kPageSize,
+                                         .seq_lens = lens_,
+                                         .block_table = *table,
+                                         .num_pages = kv_.num_pages});
+    if (!batch.ok()) {
+      return batch.error();
+    }
+    const auto plan = make_plan(*batch, {.route = Route::kPages, .splits = 1, .num_workers = backend.num_workers()});
+    if (!plan.ok()) {
+      return plan.error();
+    }
+    PKV_RETURN_IF_ERROR(backend.reserve(*plan));
+    const auto times = backend.run(*plan, {.batch = *batch,
+                                           .q = dense_queries(q_.data(), dtype_, shape_),
+                                           .kv = kv_,
+                                           .out = dense_outputs(out_.data(), DType::kF32, shape_)});
+    if (!times.ok()) {
+      return times.error();
+    }
+    return static_cast<double>(kv_bytes(batch->attended_tokens(), shape_, dtype_)) /
+           static_cast<double>(std::max<std::int64_t>(times->total_ns, 1));
+  }
+
+ private:
+  static constexpr std::int32_t kPageSize = 16;
+  static constexpr std::int32_t kTokens = 8192;  // a row for each worker: a fraction of a millisecond and more
+
+  void fill(void* data, std::int64_t count) const {
+    SplitMix64 random(5);
+    for (std::int64_t i = 0; i < count; ++i) {
+      store_element(data, dtype_, i, random.normal());
+    }
+  }
+
+  DType dtype_ = DType::kF16;
+  AttentionShape shape_;
+  AlignedBuffer k_, v_;
+  PagedKv kv_;
+  std::vector<std::int32_t> lens_, indptr_, ids_;
+  std::vector<std::byte> q_;
+  std::vector<float> out_;
+};
+
 /// One read that is measured pass after pass.
 struct ReadSeries {
   ReadRate rate;
@@ -119,6 +210,7 @@ class Suite {
     PKV_RETURN_IF_ERROR(measure_reads());
     measure_fork_join();
     PKV_RETURN_IF_ERROR(measure_exp());
+    PKV_RETURN_IF_ERROR(measure_in_cache());
     return std::move(probes_);
   }
 
@@ -289,6 +381,35 @@ class Suite {
         rates.push_back(result->exp_per_ns());
       }
       probes_.exp.push_back({.workers = workers, .exp_per_ns = spread_of(rates)});
+    }
+    return {};
+  }
+
+  Status measure_in_cache() {
+    for (const DType dtype : {DType::kF16, DType::kBF16, DType::kF32}) {
+      for (const std::int32_t group_size : {1, 2, 4, 8}) {
+        Result<InCacheStep> step = InCacheStep::make(backend_, dtype, group_size);
+        if (!step.ok()) {
+          return step.error();
+        }
+        std::vector<double> rates;
+        for (std::int32_t pass = -1; pass < options_.passes; ++pass) {  // the first fills the caches
+          const Result<double> rate = step->run(backend_);
+          if (!rate.ok()) {
+            return rate.error();
+          }
+          if (pass >= 0) {
+            rates.push_back(*rate);
+          }
+        }
+        probes_.in_cache.push_back({.dtype = dtype,
+                                    .kv_order = std::string(kv_order_name(KvOrder::kHND)),
+                                    .group_size = group_size,
+                                    .head_dim = AttentionShape{}.head_dim,
+                                    .page_size = 16,
+                                    .workers = backend_.num_workers(),
+                                    .gb_per_s = spread_of(rates)});
+      }
     }
     return {};
   }

@@ -1,5 +1,5 @@
-// The CPU's probes as one set of figures: reads, fork-join, exp. What `pkv doctor` shows and a cost model reads.
-// Not here: a single probe (exec/cpu/probe.h), decode speed.
+// The CPU's probes as one set of figures: reads, fork-join, exp, kernels in cache. What `pkv doctor` shows and a cost
+// model reads. Not here: a single probe (exec/cpu/probe.h), decode speed.
 #pragma once
 
 #include <cstdint>
@@ -55,7 +55,8 @@ struct ExpRate {
   ProbeSpread exp_per_ns;
 };
 
-/// A decode kernel's rate with K and V in the L2, all workers together.
+/// The decode kernel's rate with K and V in the L2, all workers together: HND, 8 KV heads, queries in the type of
+/// K and V.
 struct InCacheRate {
   DType dtype = DType::kF16;
   std::string kv_order;
@@ -104,7 +105,7 @@ struct CpuProbeOptions {
   std::optional<std::int64_t> buffer_bytes = std::nullopt;
 };
 
-/// Measures on the backend's workers. `in_cache` is left empty.
+/// Measures on the backend's workers.
 /// Errors: kInvalidArgument (options), kResourceExhausted.
 Result<CpuProbes> measure_cpu_probes(CpuBackend& backend, const CpuProbeOptions& options);
 

@@ -213,11 +213,14 @@ class Tables(unittest.TestCase):
         data = {"format": "persistentkv-cpu-probes", "version": 1, "method": method, "methods": [],
                 "reads": [read("sequential", None, 1, "huge"), read("random", 2048, 2, "4k")],
                 "fork_join": [{"workers": 2, "idle_ns": 0, "us": spread}],
-                "exp": [{"workers": 1, "exp_per_ns": spread}], "in_cache": []}
+                "exp": [{"workers": 1, "exp_per_ns": spread}],
+                "in_cache": [{"dtype": "f16", "group_size": 4, "head_dim": 128, "page_size": 16, "workers": 2,
+                              "kv_order": "HND", "gb_per_s": spread}]}
         text = tables.probes_table(tables.validate("probes", data, "p.json"))
         self.assertIn("| in order | 30.0 (29.0-31.0) | - | - | - |", text)
         self.assertIn("| random chunks of 2 KiB | - | - | - | 30.0 (29.0-31.0) |", text)
         self.assertIn("4 streams, prefetched into L2, 8 KiB ahead", text)
+        self.assertIn("| f16 | 30.0 (29.0-31.0) |", text)
 
 
 if __name__ == "__main__":

@@ -173,6 +173,24 @@ std::string method_text(const ReadMethod& method) {
                                        method.prefetch == ReadPrefetch::kL1 ? "L1" : "L2", method.ahead_bytes / 1024));
 }
 
+std::string in_cache_text(const CpuProbes& probes, TextStyle style) {
+  std::vector<std::int32_t> groups;
+  for (const InCacheRate& rate : probes.in_cache) {
+    if (std::find(groups.begin(), groups.end(), rate.group_size) == groups.end()) groups.push_back(rate.group_size);
+  }
+  std::vector<TextTable::Column> columns{{"decode in cache, GB/s of K,V", TextTable::Align::kLeft}};
+  for (const std::int32_t group : groups) columns.push_back({fmt::format("group {}", group)});
+  TextTable table(columns);
+  for (const DType dtype : {DType::kF16, DType::kBF16, DType::kF32}) {
+    std::vector<std::string> cells{fmt::format("{}, {}", dtype_name(dtype), workers_text(probes.num_workers))};
+    for (const InCacheRate& rate : probes.in_cache) {
+      if (rate.dtype == dtype) cells.push_back(fmt::format("{:.1f}", rate.gb_per_s.median));
+    }
+    if (cells.size() == columns.size()) table.add_row(cells);
+  }
+  return probes.in_cache.empty() ? "" : table.render(style);
+}
+
 std::string probes_text(const CpuProbes& probes, TextStyle style) {
   std::string out =
       fmt::format("reads of {} ({:.0f}% of it on huge pages), {} passes: {}\n", size_text(probes.buffer_bytes),
@@ -188,11 +206,7 @@ std::string probes_text(const CpuProbes& probes, TextStyle style) {
   for (const ExpRate& rate : probes.exp) {
     out += fmt::format("exp, {}: {:.1f} a ns\n", workers_text(rate.workers), rate.exp_per_ns.median);
   }
-  for (const InCacheRate& rate : probes.in_cache) {
-    out += fmt::format("decode in cache, {}, {} {} group {} d {}: {:.1f} GB/s\n", workers_text(rate.workers),
-                       dtype_name(rate.dtype), rate.kv_order, rate.group_size, rate.head_dim, rate.gb_per_s.median);
-  }
-  return out;
+  return out + in_cache_text(probes, style);
 }
 
 }  // namespace

@@ -185,7 +185,7 @@ class PageWalk {
   ProbeResult read(WorkerPool& pool, const ReadMethod& method) const {
     const bool dense = k_runs_.bytes == k_runs_.total_bytes() && v_runs_.bytes == k_runs_.bytes;
     const std::int64_t unit_bytes = dense ? unit_of(k_runs_.bytes) : 0;
-    return unit_bytes == 0 ? read_by_rows(pool) : read_by_units(pool, method, unit_bytes);
+    return unit_bytes == 0 ? read_by_rows(pool, method) : read_by_units(pool, method, unit_bytes);
   }
 
  private:
@@ -215,29 +215,40 @@ class PageWalk {
     return walk.read(pool, pool.num_workers());
   }
 
-  ProbeResult read_by_rows(WorkerPool& pool) const {
-    const std::int64_t page_bytes = k_runs_.total_bytes() + v_runs_.total_bytes();
-    const std::int64_t pages_per_piece = std::max<std::int64_t>(kMostPieceBytes / page_bytes, 1);
+  ProbeResult read_by_rows(WorkerPool& pool, const ReadMethod& method) const {
+    const std::int64_t row_bytes = std::min(k_runs_.bytes, v_runs_.bytes);  // the shorter divides the longer
+    std::vector<const std::byte*> rows;
+    for (std::int64_t i = 0; i < num_pages(); ++i) {
+      add_rows(rows, k_page(i), k_runs_, row_bytes);
+      add_rows(rows, v_page(i), v_runs_, row_bytes);
+    }
+    const auto num_rows = static_cast<std::int64_t>(rows.size());
+    const std::int64_t piece_bytes =
+        std::min(kMostPieceBytes, ceil_div(num_rows * row_bytes, kPiecesPerWorker * pool.num_workers()));
+    const std::int64_t rows_per_piece = std::max<std::int64_t>(piece_bytes / row_bytes, 1);
+    const ProbeKernels& probe = probe_kernels(kernels_.isa);
     ProbeResult result =
-        read_pieces(pool, pool.num_workers(), ceil_div(num_pages(), pages_per_piece), [&](std::int64_t piece) {
-          std::uint32_t sum = 0;
-          const std::int64_t end = std::min((piece + 1) * pages_per_piece, num_pages());
-          for (std::int64_t i = piece * pages_per_piece; i < end; ++i) {
-            sum += read_runs(k_page(i), k_runs_) + read_runs(v_page(i), v_runs_);
-          }
-          return sum;
+        read_pieces(pool, pool.num_workers(), ceil_div(num_rows, rows_per_piece), [&](std::int64_t piece) {
+          const std::int64_t begin = piece * rows_per_piece;
+          return probe.read_rows({.walk = rows,
+                                  .begin = begin,
+                                  .end = std::min(begin + rows_per_piece, num_rows),
+                                  .row_bytes = row_bytes,
+                                  .ahead = ceil_div(method.ahead_bytes, row_bytes)});
         });
-    result.bytes = page_bytes * num_pages();
+    result.bytes = num_rows * row_bytes;
     return result;
   }
-  [[nodiscard]] std::uint32_t read_runs(const std::byte* page, const PageRuns& runs) const {
-    std::uint32_t sum = 0;
+  static void add_rows(std::vector<const std::byte*>& rows, const std::byte* page, const PageRuns& runs,
+                       std::int64_t row_bytes) {
     for (std::int64_t outer = 0; outer < runs.outer_count; ++outer) {
       for (std::int64_t inner = 0; inner < runs.inner_count; ++inner) {
-        sum += kernels_.read_bytes(page + outer * runs.outer_stride + inner * runs.inner_stride, runs.bytes);
+        const std::byte* run = page + outer * runs.outer_stride + inner * runs.inner_stride;
+        for (std::int64_t at = 0; at < runs.bytes; at += row_bytes) {
+          rows.push_back(run + at);
+        }
       }
     }
-    return sum;
   }
 
   const KernelTable& kernels_;

@@ -48,6 +48,19 @@ HWY_INLINE ProbeVec add_step(ProbeU32 d, ProbeVec sum, const std::byte* from) {
   return sum;
 }
 
+/// Lane by lane: Highway's own sum is a signed one on AVX-512, where overflow is an error.
+HWY_INLINE std::uint32_t sum_of_lanes(ProbeU32 d, const ProbeVec* sums, int count) {
+  HWY_ALIGN std::uint32_t lanes[kLanes];
+  std::uint32_t total = 0;
+  for (int i = 0; i < count; ++i) {
+    hn::Store(sums[i], d, lanes);
+    for (const std::uint32_t lane : lanes) {
+      total += lane;
+    }
+  }
+  return total;
+}
+
 template <int kStreams, ReadPrefetch kPrefetch>
 std::uint32_t read_blocks(const ReadBlocks& blocks) {
   const ProbeU32 d;
@@ -67,16 +80,30 @@ std::uint32_t read_blocks(const ReadBlocks& blocks) {
       }
     }
   }
-  // Lane by lane: Highway's own sum is a signed one on AVX-512, where overflow is an error.
-  HWY_ALIGN std::uint32_t lanes[kLanes];
-  std::uint32_t total = 0;
-  for (const ProbeVec& sum : sums) {
-    hn::Store(sum, d, lanes);
-    for (const std::uint32_t lane : lanes) {
-      total += lane;
+  return sum_of_lanes(d, sums, kStreams);
+}
+
+std::uint32_t read_rows(const ReadRows& rows) {
+  const ProbeU32 d;
+  ProbeVec sum = hn::Zero(d);
+  std::uint32_t rest = 0;
+  const auto last = static_cast<std::int64_t>(rows.walk.size()) - 1;
+  const std::int64_t words = rows.row_bytes / 4;
+  for (std::int64_t r = rows.begin; r < rows.end; ++r) {
+    const std::byte* ahead = rows.walk[static_cast<std::size_t>(std::min(r + rows.ahead, last))];
+    for (std::int64_t i = 0; i < rows.row_bytes; i += 64) {
+      __builtin_prefetch(ahead + i, 0, 2);
+    }
+    const auto* row = reinterpret_cast<const std::uint32_t*>(rows.walk[static_cast<std::size_t>(r)]);
+    std::int64_t word = 0;
+    for (; word + kLanes <= words; word += kLanes) {
+      sum = hn::Add(sum, hn::LoadU(d, row + word));
+    }
+    for (; word < words; ++word) {
+      rest += row[word];
     }
   }
-  return total;
+  return sum_of_lanes(d, &sum, 1) + rest;
 }
 
 void exp_of_all(const float* x, float* y, std::int64_t count) {
@@ -105,6 +132,7 @@ const ProbeKernels* probe_table() {
     ProbeKernels kernels = {.isa = HWY_TARGET == HWY_AVX3   ? Isa::kAvx512
                                    : HWY_TARGET == HWY_AVX2 ? Isa::kAvx2
                                                             : Isa::kPortable,
+                            .read_rows = &read_rows,
                             .exp = &exp_of_all};
     set_readers<1>(kernels);
     set_readers<2>(kernels);

@@ -36,10 +36,22 @@ struct ReadBlocks {
   std::int64_t ahead = 1;
 };
 
+/// Rows [begin, end) of a walk over short or odd runs, one after the other; prefetches into L2 look `ahead` rows
+/// further.
+struct ReadRows {
+  std::span<const std::byte* const> walk;
+  std::int64_t begin = 0;
+  std::int64_t end = 0;
+  std::int64_t row_bytes = 0;  // a multiple of 4
+  std::int64_t ahead = 1;
+};
+
 struct ProbeKernels {
   Isa isa = Isa::kPortable;
   /// [streams: 1, 2, 4][ReadPrefetch]: sum of the 32-bit words of all blocks.
   std::uint32_t (*read_blocks[3][kNumReadPrefetches])(const ReadBlocks& blocks) = {};
+  /// Sum of the 32-bit words of all rows.
+  std::uint32_t (*read_rows)(const ReadRows& rows) = nullptr;
   /// y[i] = exp(x[i]), x <= 0, by the exponential of the general kernel; count is a multiple of 64.
   void (*exp)(const float* x, float* y, std::int64_t count) = nullptr;
 
