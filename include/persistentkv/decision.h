@@ -42,8 +42,8 @@ double predicted_ns(const Plan& plan, DType kv_dtype, const DeviceProfile& profi
 /// that. For AttentionShape and lengths of any kind; measured on an H100 (docs/performance.md).
 PlanOptions gpu_rule(const BatchState& batch, std::int32_t num_sms);
 
-/// Read bandwidth of all workers together, by the bytes that lie together: chunks read in random order by the
-/// kernel's own walk. Facts of a machine; the defaults are 2 cores of a Zen 4 server (docs/decisions/0006).
+/// Read bandwidth of all workers together by the bytes of K (or V) that a task reads in one go, as the decode
+/// kernel reads them. Facts of a machine; the defaults are 2 cores of a Zen 4 server (docs/decisions/0006).
 struct ReadCurve {
   struct Point {
     std::int64_t bytes = 0;
@@ -51,9 +51,9 @@ struct ReadCurve {
   };
   /// Ascending by bytes; between two points bandwidth is linear, outside it is that of the nearest.
   std::array<Point, 6> points = {
-      {{2048, 16.0}, {4096, 23.0}, {8192, 28.7}, {16384, 30.7}, {32768, 32.3}, {65536, 33.0}}};
+      {{2048, 18.0}, {4096, 21.0}, {8192, 24.0}, {16384, 28.0}, {32768, 30.5}, {65536, 32.5}}};
 
-  [[nodiscard]] double bytes_per_ns(std::int64_t chunk_bytes) const;
+  [[nodiscard]] double bytes_per_ns(std::int64_t bytes) const;
 };
 
 /// How a step is divided on a CPU: route pages with one KV head, a run of heads or all heads a task, chosen by

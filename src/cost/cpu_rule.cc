@@ -1,9 +1,10 @@
 // The rule that divides a step on a CPU: how many KV heads a task walks together, and how long tasks are.
 // Not here: prices of whole plans (roofline.cc), kernels.
 //
-// A task reads what lies together in a page: one KV head of an HND page of 16 tokens is 4 KB, all 8 heads are
-// 32 KB. The longer the chunk, the better memory is used; but tasks of more heads need more splits for the same
-// number of tasks, and every split leaves a state to merge. Both are priced; ReadCurve holds the machine's part.
+// A task reads K, then V, of all its heads of a tile: with one head of an HND page of 16 tokens 8 KB in chunks of
+// 4 KB, with all 8 heads 64 KB in chunks of 32 KB. The more it reads in one go, the better memory is used; but
+// tasks of more heads need more splits for the same number of tasks, and every split leaves a state to merge.
+// Both are priced; ReadCurve holds the machine's part.
 // Lengths of tasks: kTasksPerWorker level the end of a long step to 1/16 of a worker's share and less; a short
 // step is cut into one task a worker, as starting and merging cost more than they level.
 #include <algorithm>
@@ -21,6 +22,9 @@ constexpr std::int64_t kMinTilesPerTask = 16;
 // heads, states of the L2 at 20 bytes a ns (2 cores, Zen 4).
 constexpr double kTaskNs = 1000.0;
 constexpr double kMergeBytesPerNs = 20.0;
+// Chunks below 1 / kChunksInTile of a tile slow it down: NHD pages of one token read at 0.66 of the probe by one
+// head (256 bytes), 0.82 by two, all of it by eight.
+constexpr std::int64_t kChunksInTile = 8;
 
 struct StepSize {
   std::int64_t tiles = 0;
@@ -63,7 +67,13 @@ std::int64_t chunk_bytes(const PageStrides& strides, const BatchState& batch, DT
   return whole ? heads * slots * row_bytes : heads * row_bytes;
 }
 
-double price(const BatchState& batch, const StepSize& size, std::int64_t chunk, std::int64_t splits,
+/// What ReadCurve is asked about: bytes of K (or V) that a task reads in one go.
+std::int64_t bytes_in_one_go(const BatchState& batch, DType dtype, std::int64_t heads, std::int64_t chunk) {
+  const std::int64_t tile = heads * kTileTokens * batch.shape().head_dim * dtype_bytes(dtype);
+  return std::min(tile, kChunksInTile * chunk);
+}
+
+double price(const BatchState& batch, const StepSize& size, std::int64_t in_one_go, std::int64_t splits,
              std::int64_t head_runs, std::int64_t num_workers, double kv_bytes_of_step, const ReadCurve& curve) {
   const double rows_split = splits > 1 ? static_cast<double>(size.tiles) / static_cast<double>(size.longest) : 0.0;
   const double slots = rows_split * static_cast<double>(splits * batch.shape().num_q_heads);
@@ -72,20 +82,19 @@ double price(const BatchState& batch, const StepSize& size, std::int64_t chunk, 
                        static_cast<double>(head_runs);
   const auto workers = static_cast<double>(num_workers);
   const double idle = std::max(1.0, workers / tasks);  // fewer tasks than workers
-  return kv_bytes_of_step / curve.bytes_per_ns(chunk) * idle + merge_bytes / (kMergeBytesPerNs * workers) +
+  return kv_bytes_of_step / curve.bytes_per_ns(in_one_go) * idle + merge_bytes / (kMergeBytesPerNs * workers) +
          tasks * kTaskNs / (workers * static_cast<double>(head_runs));
 }
 
 }  // namespace
 
-double ReadCurve::bytes_per_ns(std::int64_t chunk_bytes) const {
-  const auto* above =
-      std::find_if(points.begin(), points.end(), [&](const Point& p) { return p.bytes >= chunk_bytes; });
+double ReadCurve::bytes_per_ns(std::int64_t bytes) const {
+  const auto* above = std::find_if(points.begin(), points.end(), [&](const Point& p) { return p.bytes >= bytes; });
   if (above == points.begin() || above == points.end()) {
     return (above == points.end() ? points.back() : points.front()).bytes_per_ns;
   }
   const Point& low = *(above - 1);
-  const double share = static_cast<double>(chunk_bytes - low.bytes) / static_cast<double>(above->bytes - low.bytes);
+  const double share = static_cast<double>(bytes - low.bytes) / static_cast<double>(above->bytes - low.bytes);
   return low.bytes_per_ns + share * (above->bytes_per_ns - low.bytes_per_ns);
 }
 
@@ -109,7 +118,8 @@ PlanOptions cpu_rule(const BatchState& batch, const KvLayout& layout, DType kv_d
     const std::int64_t splits = choose_splits(size, head_runs, num_workers);
     const std::int64_t chunk = std::min(chunk_bytes(layout.k_strides, batch, kv_dtype, heads),
                                         chunk_bytes(layout.v_strides, batch, kv_dtype, heads));
-    const double found = price(batch, size, chunk, splits, head_runs, num_workers, bytes, curve);
+    const double found = price(batch, size, bytes_in_one_go(batch, kv_dtype, heads, chunk), splits, head_runs,
+                               num_workers, bytes, curve);
     if (heads == all_heads || found < best_price) {
       best_price = found;
       best.kv_heads_per_task = heads;

@@ -247,7 +247,8 @@ Status Session::execute_probe(const StepRows& rows) {
 Status Session::execute_in_cache(const StepRows& rows) {
   const PagedKv& kv = parts_.pool.run_view();
   const std::int64_t page_bytes = KvPool::page_bytes(kv.layout, kv.dtype);
-  const auto num_pages = static_cast<std::size_t>(std::max<std::int64_t>(bytes_in_cache(parts_.backend) / page_bytes, 1));
+  const auto num_pages =
+      static_cast<std::size_t>(std::max<std::int64_t>(bytes_in_cache(parts_.backend) / page_bytes, 1));
   parts_.rotation.next(rows.kv_indices, shifted_ids_);
   for (std::size_t i = num_pages; i < shifted_ids_.size(); ++i) {
     shifted_ids_[i] = shifted_ids_[i - num_pages];

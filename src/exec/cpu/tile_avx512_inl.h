@@ -746,7 +746,6 @@ class TaskRun {
         v_head_(args.kv.layout.v_strides.kv_head * kElementBytes) {}
 
   void run(const Lookahead& lookahead) {
-    start();
     Tile tiles[2];
     for (int i = 0; i < 2; ++i) {
       tiles[i].k_segments = scratch_.segments + (2 * i) * scratch_.segments_per_list;
@@ -756,6 +755,8 @@ class TaskRun {
     Tile* next = &tiles[1];
     std::int32_t begin = task_.token_begin;
     finder_.locate(begin, *tile);
+    prefetch_first(*tile);
+    start();
     while (tile->num_tokens > 0) {
       begin += tile->num_tokens;
       finder_.locate(begin, *next);
@@ -774,6 +775,18 @@ class TaskRun {
 
  private:
   static constexpr std::int64_t kElementBytes = kBytes<kKind>;
+
+  /// The first K of a task, unless the worker's last task asked for it already; then this costs little.
+  static void prefetch_first(const Tile& tile) {
+    constexpr std::int64_t kFirstBytes = 16384;
+    std::int64_t left = kFirstBytes;
+    for (std::int32_t i = 0; i < tile.num_k_segments && left > 0; ++i) {
+      const ReadSegment& segment = tile.k_segments[i];
+      for (std::int64_t at = 0; at < segment.bytes && left > 0; at += kLine, left -= kLine) {
+        __builtin_prefetch(segment.begin + at, 0, 2);
+      }
+    }
+  }
 
   /// One tile; `next` is what is read after it.
   void walk(const Tile& tile, const Tile& next) const {
