@@ -200,11 +200,15 @@ class TorchSdpa(Engine):
 
 
 class OrtGqa(Engine):
-    """GroupQueryAttention with past and present in one buffer; the op writes the newest token itself."""
-    name, variant = "ONNX Runtime GroupQueryAttention", ""
+    """GroupQueryAttention with past and present in one buffer; the op writes the newest token itself.
 
-    def __init__(self, ort, onnx, threads):
-        self.ort, self.onnx, self.threads, self.session = ort, onnx, threads, None
+    Rows of unequal lengths: a call a row, or one call on a padded batch, whichever is faster.
+    """
+    name = "ONNX Runtime GroupQueryAttention"
+    MOST_PADDING = 3  # tokens of the batch, by those in use
+
+    def __init__(self, ort, onnx, threads, padded):
+        self.ort, self.onnx, self.threads, self.padded, self.session = ort, onnx, threads, padded, None
 
     def model(self, case):
         onnx = self.onnx
@@ -233,36 +237,45 @@ class OrtGqa(Engine):
             self.session = self.ort.InferenceSession(self.model(case), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its own exception types
             raise Unsupported(str(error).split("\n")[0][:200]) from error
-        kind = stores.NUMPY_TYPES[case.dtype]
-        k, v = store.contiguous(False)
-        equal = len(set(case.lens)) == 1
-        self.variant = "one call" if equal else "a call a row"
-        self.out = np.full((len(case.lens), case.hq, case.d), np.nan, dtype=kind)
+        rows, longest, equal = len(case.lens), max(case.lens), len(set(case.lens)) == 1
+        if self.padded:
+            require(not equal and rows * longest <= self.MOST_PADDING * sum(case.lens), "too much padding")
+        self.variant = "one call, padded" if self.padded else "one call" if equal else "a call a row"
+        self.case, self.kind = case, stores.NUMPY_TYPES[case.dtype]
+        self.memory = store.padded() if self.padded else store.contiguous(False)
+        self.out = np.full((rows, case.hq, case.d), np.nan, dtype=self.kind)
         self.q = stores.in_type(store.q, case.dtype)
         self.kept, self.bindings = [], []
         for set_idx in range(store.num_sets):
-            batches = [(0, len(case.lens))] if equal else [(row, 1) for row in range(len(case.lens))]
-            self.bindings.append([self.bind(case, store, set_idx, row, rows, k, v, kind) for row, rows in batches])
+            if self.padded:
+                begin = set_idx * rows * case.hkv * longest * case.d
+                batches = [(0, rows, longest, begin)]
+            else:
+                batches = [(row, rows if equal else 1, case.lens[row], store.offset(set_idx, row))
+                           for row in range(1 if equal else rows)]
+            self.bindings.append([self.bind(*batch) for batch in batches])
 
-    def bind(self, case, store, set_idx, row, rows, k, v, kind):
-        length, size = case.lens[row], case.d * self.q.itemsize
+    def bind(self, row, rows, length, begin):
+        """Rows [row, row + rows) that lie at `begin` elements, `length` tokens each."""
+        case, kind, size = self.case, self.kind, self.case.d * self.q.itemsize
         past_shape, binding = [rows, case.hkv, length, case.d], self.session.io_binding()
+        lens = np.asarray(case.lens[row:row + rows], dtype=np.int32)
 
         def newest(memory):
-            begin = store.offset(set_idx, row)
             view = memory.array[begin:begin + rows * case.hkv * length * case.d].reshape(past_shape)
-            return np.ascontiguousarray(view[:, :, length - 1, :]).reshape(rows, 1, case.hkv * case.d)
+            tokens = np.stack([view[i, :, lens[i] - 1, :] for i in range(rows)])
+            return np.ascontiguousarray(tokens).reshape(rows, 1, case.hkv * case.d)
 
-        lengths = np.full(rows, length - 1, dtype=np.int32)
-        total = np.asarray([length], dtype=np.int32)
-        arrays = {"key": newest(k), "value": newest(v), "seqlens_k": lengths, "total_sequence_length": total}
+        k, v = self.memory
+        arrays = {"key": newest(k), "value": newest(v), "seqlens_k": lens - 1,
+                  "total_sequence_length": np.asarray([length], dtype=np.int32)}
         self.kept.append(arrays)
         for name, array in arrays.items():
             binding.bind_input(name, "cpu", 0, array.dtype.type, list(array.shape), array.ctypes.data)
         binding.bind_input("query", "cpu", 0, kind, [rows, 1, case.hq * case.d],
                            self.q.ctypes.data + row * case.hq * size)
         for name, memory in (("key", k), ("value", v)):
-            address = store.addresses(memory, set_idx)[row]
+            address = memory.address + begin * self.q.itemsize
             binding.bind_input(f"past_{name}", "cpu", 0, kind, past_shape, address)
             binding.bind_output(f"present_{name}", "cpu", 0, kind, past_shape, address)
         binding.bind_output("output", "cpu", 0, kind, [rows, 1, case.hq * case.d],
@@ -277,7 +290,7 @@ class OrtGqa(Engine):
         return self.out.astype(np.float32)
 
     def close(self):
-        self.bindings, self.kept, self.session = [], [], None
+        self.bindings, self.kept, self.session, self.memory = [], [], None, None
 
 
 class Vllm(Engine):
@@ -396,7 +409,7 @@ def load(folder, lib, threads, route, isa, wanted):
     def gqa():
         import onnx
         import onnxruntime
-        return [OrtGqa(onnxruntime, onnx, threads)], f"onnxruntime {onnxruntime.__version__}"
+        return [OrtGqa(onnxruntime, onnx, threads, padded) for padded in (False, True)], f"onnxruntime {onnxruntime.__version__}"
 
     def vllm():
         torch = import_torch()

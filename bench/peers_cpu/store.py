@@ -141,6 +141,20 @@ class Store:
                                   set_idx, row, [0], length, 0, *strides)
         return self.memory[name]
 
+    def padded(self):
+        """K and V as [set][row][head][longest][d]: a batch for engines that take lengths beside a rectangle."""
+        if "padded" not in self.memory:
+            case, longest = self.case, max(self.case.lens)
+            row_elements = case.hkv * longest * case.d
+            pair = self.allocate("padded", self.num_sets * len(case.lens) * row_elements)
+            for set_idx in range(self.num_sets):
+                for row in range(len(case.lens)):
+                    for is_value, memory in enumerate(pair):
+                        begin = (set_idx * len(case.lens) + row) * row_elements
+                        self.fill(memory.address + begin * ELEMENT_BYTES[case.dtype], is_value, set_idx, row, [0],
+                                  longest, 0, longest * case.d, case.d)
+        return self.memory["padded"]
+
     @property
     def set_elements(self):
         return sum(self.case.lens) * self.case.hkv * self.case.d
