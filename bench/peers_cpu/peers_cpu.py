@@ -103,6 +103,28 @@ class Quiet:
         self.longest_ms = max(self.longest_ms, 1e3 * (time.perf_counter() - begun))
 
 
+class Neighbours:
+    """CPU time that other processes took since the last look, as a share of one CPU's."""
+    LIMIT = 0.1
+
+    def __init__(self):
+        self.look()
+
+    @staticmethod
+    def busy_s():
+        with open("/proc/stat") as stat:  # user nice system idle iowait irq softirq steal ...
+            ticks = [int(word) for word in stat.readline().split()[1:9]]
+        return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
+
+    def look(self):
+        self.wall, self.busy, self.own = time.perf_counter(), self.busy_s(), sum(os.times()[:2])
+
+    def share(self):
+        wall, busy, own = self.wall, self.busy, self.own
+        self.look()
+        return max(0.0, (self.busy - busy) - (self.own - own)) / max(self.wall - wall, 1e-3)
+
+
 class Turns:
     """One engine's turns: each wakes it, runs half as often untimed, then `calls` times on sets that rotate.
 
@@ -172,7 +194,8 @@ def check(engine, expected, case):
 
 
 class Measurement:
-    """One case."""
+    """One case. Rounds in which other processes took CPU time are measured anew, so many times at most."""
+    MOST_DISTURBED = 8
 
     def __init__(self, lib, engines, options, llc_bytes):
         self.lib, self.engines, self.options, self.llc_bytes = lib, engines, options, llc_bytes
@@ -228,14 +251,20 @@ class Measurement:
         probe = ProbeTurns(ours.probe, store.num_sets)
         probe.calibrate(self.quiet, self.options.turn_ms)
         everyone = [probe] + [turns for _, _, turns in contenders]
-        order, begun, rounds = random.Random(self.options.seed), time.perf_counter(), 0
-        plan_us = []
-        while rounds < self.options.rounds and (rounds < 3 or time.perf_counter() - begun < self.options.seconds):
+        order, begun = random.Random(self.options.seed), time.perf_counter()
+        plan_us, disturbed, quiet_rounds, neighbours = [], 0, 0, Neighbours()
+        while quiet_rounds < self.options.rounds and time.perf_counter() - begun < self.options.seconds or (
+                quiet_rounds < 3 and disturbed < self.MOST_DISTURBED):
             for turns in order.sample(everyone, len(everyone)):
                 turns.ns.append(turns.take(self.quiet))
             plan_us.append(ours.plan_us())
-            rounds += 1
-        self.row["rounds"] = rounds
+            if neighbours.share() > Neighbours.LIMIT and disturbed < self.MOST_DISTURBED:
+                disturbed += 1  # measured anew
+                for turns in everyone:
+                    turns.ns.pop()
+            else:
+                quiet_rounds += 1
+        self.row["rounds"], self.row["disturbed_rounds"] = quiet_rounds, disturbed
         self.report(case, probe, contenders, plan_us)
 
     def report(self, case, probe, contenders, plan_us):

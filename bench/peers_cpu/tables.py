@@ -93,16 +93,28 @@ def peers_line(data):
     return "Peers: " + "; ".join(f"{', '.join(names)} ({what})" for what, names in found.items()) + ".\n"
 
 
+MOST_DISTURBED = 8  # peers_cpu.Measurement.MOST_DISTURBED: then disturbed rounds were kept
+
+
+def starred(row):
+    return row["name"] + (" *" if row.get("disturbed_rounds", 0) >= MOST_DISTURBED else "")
+
+
+def star_note(data):
+    starred_rows = [row for row in data["cases"] if starred(row) != row["name"]]
+    return "\n\n\\* other processes took CPU time in some of the rounds." if starred_rows else ""
+
+
 def cases_table(data, fast_above):
     head = ["case", "probe GB/s", "ours GB/s", "share, slow", "share, fast", "plan us", "error"]
     head += [SHORT[peer] for peer in PEERS]
     rows = []
     for row in data["cases"]:
         ours = row["engines"]["ours"]
-        rows.append([row["name"], figure(row["probe"]["gb_per_s"]), figure(ours["gb_per_s"]), *shares(row, fast_above),
+        rows.append([starred(row), figure(row["probe"]["gb_per_s"]), figure(ours["gb_per_s"]), *shares(row, fast_above),
                      f"{ours['plan_us']['median']:.0f}", f"{ours['error']:.0e}"] +
                     [peer_cell(row, peer, data["engines"]) for peer in PEERS])
-    return machine_line(data) + peers_line(data) + "\n" + markdown(head, rows)
+    return machine_line(data) + peers_line(data) + "\n" + markdown(head, rows) + star_note(data)
 
 
 def sample_table(data):
@@ -125,7 +137,9 @@ def sample_table(data):
     lines = [f"- {row['name']}: {row['ours_to_best_peer']:.2f} of {row['best_peer']}, share of the probe "
              f"{row['engines']['ours']['share_of_probe']['median']:.2f}" for row in slow]
     listed = ("\n\nSlower than a peer:\n\n" + "\n".join(lines)) if lines else "\n\nOurs was slower than no peer."
-    return machine_line(data) + f"\n{len(data['cases'])} cases.\n\n" + table + listed
+    disturbed = sum(starred(row) != row["name"] for row in data["cases"])
+    return machine_line(data) + f"\n{len(data['cases'])} cases, {disturbed} of them beside other processes.\n\n" + \
+        table + listed
 
 
 def probes_table(data):

@@ -127,6 +127,20 @@ class Turns(unittest.TestCase):
         self.assertEqual(quiet.failures, 0)
         thread.join()
 
+    def test_neighbours_are_other_processes_only(self):
+        neighbours = peers_cpu.Neighbours()
+        while time.perf_counter() - neighbours.wall < 0.2:
+            pass
+        own = neighbours.share()
+        child = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+        try:
+            neighbours.look()
+            time.sleep(0.5)
+            self.assertGreater(neighbours.share(), min(own, 0.2) + 0.1)
+        finally:
+            child.kill()
+            child.wait()
+
     def test_losses(self):
         won, lost = rows_of(), rows_of(ours=11.0)
         self.assertEqual(peers_cpu.losses([won, lost]), [("B1 32K", "vLLM CPU, block 16", 11.0 / 12.0)])
@@ -147,6 +161,14 @@ class Tables(unittest.TestCase):
         row = rows_of()
         row["huge_share"] = {"paged": 0.25}
         self.assertIn("least 25% of a cache", tables.cases_table(peers_file(cases=[row]), 42.0))
+
+    def test_disturbed_cases_have_a_star(self):
+        row = rows_of()
+        row["disturbed_rounds"] = peers_cpu.Measurement.MOST_DISTURBED
+        self.assertEqual(tables.MOST_DISTURBED, peers_cpu.Measurement.MOST_DISTURBED)
+        self.assertIn("| B1 32K * |", tables.cases_table(peers_file(cases=[row]), 42.0))
+        self.assertNotIn("*", tables.cases_table(peers_file(), 42.0))
+        self.assertIn("1 cases, 1 of them beside", tables.sample_table(peers_file(cases=[row])))
 
     def test_a_sample_names_every_case_where_a_peer_is_faster(self):
         text = tables.sample_table(peers_file(cases=[rows_of(), rows_of(ours=9.0)]))
