@@ -2,6 +2,7 @@
 // Not here: measuring a device (src/cost/calibration), running (backend.h).
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -9,6 +10,7 @@
 
 #include "persistentkv/batch.h"
 #include "persistentkv/dtype.h"
+#include "persistentkv/layout.h"
 #include "persistentkv/plan.h"
 #include "persistentkv/result.h"
 
@@ -39,6 +41,25 @@ double predicted_ns(const Plan& plan, DType kv_dtype, const DeviceProfile& profi
 /// that few long tasks or many short ones alike keep every SM reading until the end, and no row more than
 /// that. For AttentionShape and lengths of any kind; measured on an H100 (docs/performance.md).
 PlanOptions gpu_rule(const BatchState& batch, std::int32_t num_sms);
+
+/// Read bandwidth of all workers together by the bytes of K (or V) that a task reads in one go, as the decode
+/// kernel reads them. Facts of a machine; the defaults are 2 cores of a Zen 4 server (docs/decisions/0006).
+struct ReadCurve {
+  struct Point {
+    std::int64_t bytes = 0;
+    double bytes_per_ns = 0.0;
+  };
+  /// Ascending by bytes; between two points bandwidth is linear, outside it is that of the nearest.
+  std::array<Point, 6> points = {
+      {{2048, 18.0}, {4096, 21.0}, {8192, 24.0}, {16384, 28.0}, {32768, 30.5}, {65536, 32.5}}};
+
+  [[nodiscard]] double bytes_per_ns(std::int64_t bytes) const;
+};
+
+/// How a step is divided on a CPU: route pages with one KV head, a run of heads or all heads a task, chosen by
+/// layout, page size, lengths and the bandwidth by chunk size; splits that level the workers; fused merges.
+PlanOptions cpu_rule(const BatchState& batch, const KvLayout& layout, DType kv_dtype, std::int32_t num_workers,
+                     const ReadCurve& curve = {});
 
 struct Candidate {
   Route route = Route::kRow;

@@ -22,10 +22,9 @@ Status check_route(const Backend& backend, Route route) {
 
 }  // namespace
 
-Engine::Engine(std::unique_ptr<Backend> backend, std::vector<Route> routes, DeviceProfile profile)
-    : backend_(std::move(backend)), routes_(std::move(routes)), profile_(std::move(profile)) {}
-
-bool Engine::uses_gpu_rule() const { return routes_.empty(); }
+Engine::Engine(std::unique_ptr<Backend> backend, std::vector<Route> routes, DeviceProfile profile,
+               const ReadCurve& curve)
+    : backend_(std::move(backend)), routes_(std::move(routes)), read_curve_(curve), profile_(std::move(profile)) {}
 
 Result<Engine> Engine::create(const EngineOptions& options) {
   Result<std::unique_ptr<Backend>> backend = make_cpu_backend(options.cpu);
@@ -45,22 +44,37 @@ Result<Engine> Engine::create(std::unique_ptr<Backend> backend, const EngineOpti
   DeviceProfile profile = options.profile;
   profile.num_workers = backend->num_workers();
   PKV_RETURN_IF_ERROR(validate(profile));
-  std::vector<Route> routes = options.routes;
-  if (routes.empty() && backend->device_memory() == nullptr) {
-    routes.assign(std::begin(kAllRoutes), std::end(kAllRoutes));
+  return Engine(std::move(backend), options.routes, std::move(profile), options.read_curve);
+}
+
+Result<Decision> Engine::follow_rule(const BatchState& batch, DType kv_dtype, const KvLayout& layout) {
+  const bool on_gpu = backend_->device_memory() != nullptr;
+  const std::int32_t workers = backend_->num_workers();
+  Result<Decision> ruled = plan(
+      batch, kv_dtype, on_gpu ? gpu_rule(batch, workers) : cpu_rule(batch, layout, kv_dtype, workers, read_curve_));
+  if (!ruled.ok()) {
+    return ruled;
   }
-  return Engine(std::move(backend), std::move(routes), std::move(profile));
+  const Plan& plan = ruled->plan;
+  ruled->reason = on_gpu ? fmt::format("the rule for GPUs: split, at most {} splits a row, {} tasks for {} SMs",
+                                       plan.max_splits(), plan.counters().num_tasks, workers)
+                         : fmt::format(
+                               "the rule for CPUs: pages, {} of {} KV heads a task, at most {} splits a row, {} "
+                               "tasks for {} workers",
+                               plan.kv_heads_per_task(), plan.shape().num_kv_heads, plan.max_splits(),
+                               plan.counters().num_tasks, workers);
+  return ruled;
 }
 
 Result<Decision> Engine::decide(const BatchState& batch, DType kv_dtype) {
+  const auto layout = KvLayout::make(KvOrder::kHND, KvPacking::kSeparate, batch.page_size(), batch.shape());
+  return layout.ok() ? decide(batch, kv_dtype, *layout) : layout.error();
+}
+
+Result<Decision> Engine::decide(const BatchState& batch, DType kv_dtype, const KvLayout& layout) {
   const std::int64_t begin_ns = now_ns();
-  if (uses_gpu_rule()) {
-    Result<Decision> ruled = plan(batch, kv_dtype, gpu_rule(batch, backend_->num_workers()));
-    if (ruled.ok()) {
-      ruled->reason = fmt::format("the rule for GPUs: split, at most {} splits a row, {} tasks for {} SMs",
-                                  ruled->plan.max_splits(), ruled->plan.counters().num_tasks, backend_->num_workers());
-    }
-    return ruled;
+  if (routes_.empty()) {
+    return follow_rule(batch, kv_dtype, layout);
   }
   Result<Decision> decision = pkv::decide(batch, kv_dtype, routes_, profile_);
   if (!decision.ok()) {

@@ -68,11 +68,14 @@ Status check_route(const RouteChoice& choice, Backend& backend) {
                              backend.name()),
                  where};
   }
-  if (choice.merge == MergeMode::kFused && backend.device_memory() == nullptr) {
-    return Error{ErrorCode::kUnsupported,
-                 fmt::format("fused merges are not run by the {} backend, only on a GPU; its merges are separate",
-                             backend.name()),
-                 where};
+  const bool one_head = choice.kv_heads_per_task.value_or(choice.route == Route::kPages ? 0 : 1) == 1;
+  if (choice.merge == MergeMode::kFused && !one_head && backend.device_memory() != nullptr) {
+    const std::string heads =
+        choice.kv_heads_per_task ? fmt::format("{} KV heads", *choice.kv_heads_per_task) : std::string("all KV heads");
+    return Error{
+        ErrorCode::kUnsupported,
+        fmt::format("merge is fused, which takes 1 KV head a task on the {} backend, not {}", backend.name(), heads),
+        where};
   }
   return {};
 }
@@ -414,7 +417,7 @@ Result<RunRecords> plan_steps(const RunOptions& options, StepSource& source, std
   records.worker_kind = WorkerKind::kUnknown;
   std::vector<RoutePlanner> planners;
   for (const RouteChoice& choice : options.routes) {
-    planners.emplace_back(choice, num_workers, RoutePlanner::SplitChoice::kByWorkers);
+    planners.emplace_back(choice, num_workers, RoutePlanner::SplitChoice::kByWorkers, KvLayout{});
   }
   const Status status = plan_all(options, source, planners, observer, records);
   if (!status.ok()) {

@@ -32,7 +32,7 @@ struct RouteChoice {
   std::optional<std::int32_t> splits;
   /// KV heads a task; the route chooses when not set.
   std::optional<std::int32_t> kv_heads_per_task = std::nullopt;
-  /// kFused is for routes that split rows, with one KV head a task, on backends with device memory.
+  /// kFused is for routes that split rows; on backends with device memory with one KV head a task.
   MergeMode merge = MergeMode::kSeparate;
 
   friend bool operator==(const RouteChoice&, const RouteChoice&) = default;

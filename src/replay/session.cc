@@ -30,8 +30,12 @@ Status without_exceptions(Steps steps) {
 
 }  // namespace
 
-RoutePlanner::RoutePlanner(const RouteChoice& choice, std::int32_t num_workers, SplitChoice split_choice)
-    : uses_gpu_rule_(split_choice == SplitChoice::kGpuRule && choice.route == Route::kSplit && !choice.splits) {
+RoutePlanner::RoutePlanner(const RouteChoice& choice, std::int32_t num_workers, SplitChoice split_choice,
+                           const KvLayout& layout)
+    : uses_gpu_rule_(split_choice == SplitChoice::kGpuRule && choice.route == Route::kSplit && !choice.splits),
+      uses_cpu_rule_(split_choice == SplitChoice::kCpuRule && choice.route == Route::kPages && !choice.splits &&
+                     !choice.kv_heads_per_task),
+      layout_(layout) {
   options_.route = choice.route;
   options_.splits = choice.splits;
   options_.kv_heads_per_task = choice.kv_heads_per_task;
@@ -39,7 +43,12 @@ RoutePlanner::RoutePlanner(const RouteChoice& choice, std::int32_t num_workers, 
   options_.num_workers = num_workers;
 }
 
-PlanOptions RoutePlanner::options_for(const BatchState& batch) const {
+PlanOptions RoutePlanner::options_for(const BatchState& batch, DType kv_dtype) const {
+  if (uses_cpu_rule_) {
+    PlanOptions options = cpu_rule(batch, layout_, kv_dtype, options_.num_workers);
+    options.merge = options_.merge;
+    return options;
+  }
   if (!uses_gpu_rule_) {
     return options_;
   }
@@ -51,7 +60,7 @@ PlanOptions RoutePlanner::options_for(const BatchState& batch) const {
 
 Result<StepRecord> RoutePlanner::plan(const BatchState& batch, DType kv_dtype, std::int64_t step_idx,
                                       std::int64_t begin_ns) {
-  auto plan = make_plan(batch, options_for(batch), std::move(plan_));
+  auto plan = make_plan(batch, options_for(batch, kv_dtype), std::move(plan_));
   if (!plan.ok()) {
     return plan.error();
   }
@@ -110,11 +119,16 @@ Session::Session(const SessionParts& parts, RunRecords& records)
       tensors_(parts.options, parts.query_block, parts.backend.device_memory()) {
   for (const RouteChoice& choice : parts.options.routes) {
     planners_.emplace_back(choice, parts.backend.num_workers(),
-                           parts.backend.device_memory() == nullptr ? RoutePlanner::SplitChoice::kByWorkers
-                                                                    : RoutePlanner::SplitChoice::kGpuRule);
+                           parts.backend.device_memory() == nullptr ? RoutePlanner::SplitChoice::kCpuRule
+                                                                    : RoutePlanner::SplitChoice::kGpuRule,
+                           parts.pool.run_view().layout);
   }
   step_records_.resize(planners_.size());
-  order_.resize(planners_.size() + (probe_ ? 1 : 0));
+  if (probe_ && bytes_in_cache(parts.backend) > 0) {
+    in_cache_planner_.emplace(RouteChoice{.route = Route::kPages, .splits = std::nullopt}, parts.backend.num_workers(),
+                              RoutePlanner::SplitChoice::kCpuRule, parts.pool.run_view().layout);
+  }
+  order_.resize(planners_.size() + (probe_ ? 1 : 0) + (in_cache_planner_ ? 1 : 0));
   std::iota(order_.begin(), order_.end(), std::size_t{0});
 }
 
@@ -184,7 +198,9 @@ Status Session::measure(const StepRows& rows) {
 
 Status Session::execute_all(const StepRows& rows) {
   for (const std::size_t participant : order_) {
-    PKV_RETURN_IF_ERROR(participant < planners_.size() ? execute_route(rows, participant) : execute_probe(rows));
+    PKV_RETURN_IF_ERROR(participant < planners_.size()    ? execute_route(rows, participant)
+                        : participant == planners_.size() ? execute_probe(rows)
+                                                          : execute_in_cache(rows));
   }
   return execute_mlp(rows);
 }
@@ -227,6 +243,33 @@ Status Session::execute_probe(const StepRows& rows) {
   return {};
 }
 
+// The step as it is, but all rows share a few pages.
+Status Session::execute_in_cache(const StepRows& rows) {
+  const PagedKv& kv = parts_.pool.run_view();
+  const std::int64_t page_bytes = KvPool::page_bytes(kv.layout, kv.dtype);
+  const auto num_pages =
+      static_cast<std::size_t>(std::max<std::int64_t>(bytes_in_cache(parts_.backend) / page_bytes, 1));
+  parts_.rotation.next(rows.kv_indices, shifted_ids_);
+  for (std::size_t i = num_pages; i < shifted_ids_.size(); ++i) {
+    shifted_ids_[i] = shifted_ids_[i - num_pages];
+  }
+  const auto batch = make_batch(rows, shifted_ids_, parts_.options.shape, kv.layout.page_size, kv.num_pages);
+  if (!batch.ok()) {
+    return batch.error();
+  }
+  const auto record = in_cache_planner_->plan(*batch, kv.dtype, rows.step_idx, now_ns());
+  if (!record.ok()) {
+    return record.error();
+  }
+  PKV_RETURN_IF_ERROR(parts_.backend.reserve(in_cache_planner_->current()));
+  const Result<RunTimes> times = parts_.backend.run(in_cache_planner_->current(), run_args(*batch));
+  if (!times.ok()) {
+    return times.error();
+  }
+  step_in_cache_ = {.bytes = record->useful_kv_bytes, .elapsed_ns = times->total_ns};
+  return {};
+}
+
 Status Session::execute_mlp(const StepRows& rows) {
   if (parts_.mlp == nullptr) {
     return {};
@@ -245,6 +288,9 @@ void Session::keep_step() {
   }
   if (probe_) {
     records_.probe.push_back(step_probe_);
+  }
+  if (in_cache_planner_) {
+    records_.in_cache.push_back(step_in_cache_);
   }
   if (parts_.mlp != nullptr) {
     records_.mlp_ns.push_back(step_mlp_ns_);

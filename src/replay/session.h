@@ -28,9 +28,11 @@ class RoutePlanner {
   enum class SplitChoice : std::uint8_t {
     kByWorkers,  // as make_plan: a few tasks a worker
     kGpuRule,    // gpu_rule: the plan that a GPU is meant to run
+    kCpuRule,    // `pages` follows cpu_rule, where the user gives neither splits nor heads a task
   };
 
-  RoutePlanner(const RouteChoice& choice, std::int32_t num_workers, SplitChoice split_choice);
+  /// `layout` is that of K and V.
+  RoutePlanner(const RouteChoice& choice, std::int32_t num_workers, SplitChoice split_choice, const KvLayout& layout);
 
   /// Plans a step and fills in step, route, rows, counters, bytes and plan_ns. `begin_ns` is when
   /// validation of the batch began.
@@ -38,10 +40,12 @@ class RoutePlanner {
   [[nodiscard]] const Plan& current() const { return plan_; }
 
  private:
-  [[nodiscard]] PlanOptions options_for(const BatchState& batch) const;
+  [[nodiscard]] PlanOptions options_for(const BatchState& batch, DType kv_dtype) const;
 
   PlanOptions options_;
   bool uses_gpu_rule_ = false;
+  bool uses_cpu_rule_ = false;
+  KvLayout layout_;
   Plan plan_;
 };
 
@@ -87,6 +91,7 @@ class Session {
   Status execute_all(const StepRows& rows);
   Status execute_route(const StepRows& rows, std::size_t route_idx);
   Status execute_probe(const StepRows& rows);
+  Status execute_in_cache(const StepRows& rows);
   Status execute_mlp(const StepRows& rows);
   Status verify(const StepRows& rows);
   Status verify_route(const BatchState& batch, std::span<const double> expected, std::size_t route_idx,
@@ -109,10 +114,13 @@ class Session {
 
   StepTensors tensors_;
   std::vector<std::int32_t> shifted_ids_;
-  std::vector<std::size_t> order_;  // routes by index, then the read probe
+  /// Plans of the steps whose K and V stay in the cache, as cpu_rule makes them; not set where there are none.
+  std::optional<RoutePlanner> in_cache_planner_;
+  std::vector<std::size_t> order_;  // routes by index, then the read probe, then the step in the cache
   // The step in progress; moved into the records only when every participant has finished it.
   std::vector<StepRecord> step_records_;
   ReadSample step_probe_;
+  ReadSample step_in_cache_;
   std::int64_t step_mlp_ns_ = 0;
 };
 

@@ -42,7 +42,7 @@ VerifyOptions resolve_verify(const Arguments& arguments) {
   options.seed = static_cast<std::uint64_t>(arguments.seed.value_or(1));
   options.only_case = arguments.only_case;
   check_backend(arguments.backend, arguments.workers);
-  options.fused_merges = FusedMerges::kSome;
+  options.fused_merges = is_cuda(arguments.backend) ? FusedMerges::kOneHead : FusedMerges::kAnyHeads;
   return options;
 }
 

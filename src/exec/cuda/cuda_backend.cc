@@ -101,6 +101,10 @@ Status Backend::reserve(const Plan& plan) {
     }
     return external_->reserve(plan);
   }
+  if (plan.merge_mode() == MergeMode::kFused && plan.kv_heads_per_task() != 1) {
+    return Error{ErrorCode::kUnsupported,
+                 fmt::format("fused merges take 1 KV head a task on a GPU, not {}", plan.kv_heads_per_task()), "merge"};
+  }
   return step_.reserve(StepSizes::of(plan), plan.shape());
 }
 
