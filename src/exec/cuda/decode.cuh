@@ -556,8 +556,10 @@ class Decoder {
     }
   }
 
-  /// Dot products, in two sums that do not wait for each other.
+  /// Dot products, in two sums that do not wait for each other; in one on 10.0 where a tile has two matrices, which
+  /// are two chains already (two sums spill there).
   __device__ void score(int sequence, float (&x)[C::kTileMatrices][C::kMatrices][4]) const {
+    constexpr bool kTwoSums = C::kTileMatrices == 1 || kArch != 1000;
     float odd[C::kTileMatrices][C::kMatrices][4];
 #pragma unroll
     for (int t = 0; t < C::kTileMatrices; ++t) {
@@ -585,7 +587,7 @@ class Decoder {
 #pragma unroll
         for (int t = 0; t < C::kTileMatrices; ++t) {
           E::mma(x[t][n], a[t][0], b[0]);
-          E::mma(odd[t][n], a[t][1], b[1]);
+          E::mma(kTwoSums ? odd[t][n] : x[t][n], a[t][1], b[1]);
         }
       }
     }
@@ -594,7 +596,7 @@ class Decoder {
 #pragma unroll
       for (int n = 0; n < C::kMatrices; ++n) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) x[t][n][i] += odd[t][n][i];
+        for (int i = 0; i < 4; ++i) x[t][n][i] += kTwoSums ? odd[t][n][i] : 0.0F;
       }
     }
   }
