@@ -248,8 +248,8 @@ PKV_TILE_INLINE void prefetch_lines(const std::byte* from) {
 
 /// The rows of a tile's tokens, of the task's first KV head. Rows past num_tokens repeat the last one.
 struct Tile {
-  const std::byte* k[kTileTokens];
-  const std::byte* v[kTileTokens];
+  const std::byte* k[kLargeTileTokens];
+  const std::byte* v[kLargeTileTokens];
   std::int32_t num_tokens = 0;
   /// The same bytes of all KV heads of the task, in the order of memory.
   ReadSegment* k_segments = nullptr;
@@ -626,6 +626,13 @@ struct Strides {
   std::int64_t page, slot, head;
 };
 
+/// K of all heads, then V of all heads, instead of head by head.
+inline bool reads_by_page(const KvLayout& layout) { return layout.k_strides.kv_head >= layout.k_strides.slot; }
+
+inline bool takes_large_tiles(const KvLayout& layout) {
+  return reads_by_page(layout) && layout.page_size >= kLargeTileTokens;
+}
+
 /// Finds the tiles of one task and lists their bytes.
 class TileFinder {
  public:
@@ -634,14 +641,15 @@ class TileFinder {
         token_end_(task.token_end),
         num_heads_(task.kv_head_end - task.kv_head_begin),
         page_size_(args.kv.layout.page_size),
+        tile_tokens_(takes_large_tiles(args.kv.layout) ? kLargeTileTokens : kTileTokens),
         row_bytes_(args.shape.head_dim * element_bytes),
         k_(strides(args.kv.k, args.kv.layout.k_strides, task.kv_head_begin, element_bytes)),
         v_(strides(args.kv.v, args.kv.layout.v_strides, task.kv_head_begin, element_bytes)) {}
 
-  /// The tile that begins at `begin`: up to the next multiple of kTileTokens, so that tiles stay aligned with
+  /// The tile that begins at `begin`: up to the next multiple of the tile's length, so that tiles stay aligned with
   /// pages whatever the window; no tokens at the task's end.
   void locate(std::int32_t begin, Tile& tile) const {
-    const std::int64_t aligned_end = std::int64_t{begin} - begin % kTileTokens + kTileTokens;
+    const std::int64_t aligned_end = std::int64_t{begin} - begin % tile_tokens_ + tile_tokens_;
     tile.num_tokens = static_cast<std::int32_t>(std::min<std::int64_t>(aligned_end, token_end_) - begin);
     tile.num_k_segments = 0;
     tile.num_v_segments = 0;
@@ -664,7 +672,7 @@ class TileFinder {
       list(v_, v, count, tile.v_segments, tile.num_v_segments);
       t += count;
     }
-    for (std::int32_t t = tile.num_tokens; t < kTileTokens; ++t) {
+    for (std::int32_t t = tile.num_tokens; t < tile_tokens_; ++t) {
       tile.k[t] = tile.k[tile.num_tokens - 1];
       tile.v[t] = tile.v[tile.num_tokens - 1];
     }
@@ -673,7 +681,7 @@ class TileFinder {
   /// Asks for one line of the pages of the tile at `begin`, so that their translations are loaded in time.
   void touch(std::int64_t begin) const {
     constexpr std::int32_t kMaxPages = 4;
-    const std::int64_t end = std::min<std::int64_t>(begin + kTileTokens, token_end_);
+    const std::int64_t end = std::min<std::int64_t>(begin + tile_tokens_, token_end_);
     for (std::int32_t i = 0; i < kMaxPages && begin < end; ++i, begin += page_size_) {
       const std::int64_t page = pages_[begin / page_size_];
       __builtin_prefetch(k_.base + page * k_.page, 0, 2);
@@ -724,6 +732,7 @@ class TileFinder {
   std::int32_t token_end_;
   std::int32_t num_heads_;
   std::int32_t page_size_;
+  std::int32_t tile_tokens_;
   std::int64_t row_bytes_;
   Strides k_, v_;
 };
@@ -792,7 +801,7 @@ class TaskRun {
   void walk(const Tile& tile, const Tile& next) const {
     const auto* idle = reinterpret_cast<const std::byte*>(scratch_.acc);
     PrefetchCursor next_k(next.k_segments, next.num_k_segments, idle);
-    if (k_head_ >= args_.kv.layout.k_strides.slot * kElementBytes) {
+    if (reads_by_page(args_.kv.layout)) {
       PrefetchCursor this_v(tile.v_segments, tile.num_v_segments, idle);
       for (std::int32_t head = 0; head < num_kv_heads_; ++head) {
         weigh_head<Rows::kRolled>(head, tile, this_v);
@@ -856,7 +865,7 @@ class TaskRun {
     const std::int64_t local = std::int64_t{head} * group_size_ + in_group;
     return {.q = scratch_.q + local * row_floats_,
             .acc = scratch_.acc + local * row_floats_,
-            .p = scratch_.p + local * kTileTokens,
+            .p = scratch_.p + local * kLargeTileTokens,
             .m = scratch_.m + local * kMaxLanes,
             .l = scratch_.l + local * kMaxLanes,
             .head_offset = head * head_stride,
