@@ -26,7 +26,7 @@ struct PeerCase {
   std::int32_t splits;
   std::int32_t fused;
   std::int32_t entry;  // a DecodeEntry
-  std::int32_t width;  // 1 + Width
+  std::int32_t width;  // 1 + KernelWidth
   std::int32_t tile_tokens;
   std::int64_t num_pages;
   const std::int32_t* seq_lens;
@@ -48,7 +48,7 @@ class Peer {
     backend_->set_stream(stream);
     dynamic_cast<cuda::Backend&>(*backend_).set_decode_entry(static_cast<cuda::DecodeEntry>(peer_case.entry));
     dynamic_cast<cuda::Backend&>(*backend_).set_width(
-        peer_case.width == 0 ? std::nullopt : std::optional(static_cast<cuda::Width>(peer_case.width - 1)));
+        peer_case.width == 0 ? std::nullopt : std::optional(static_cast<KernelWidth>(peer_case.width - 1)));
     AttentionShape shape;
     shape.num_q_heads = peer_case.num_q_heads;
     shape.num_kv_heads = peer_case.num_kv_heads;

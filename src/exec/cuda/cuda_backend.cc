@@ -129,19 +129,11 @@ Result<std::int64_t> Backend::decode_blocks(const KernelEntry& kernel, std::int6
   return kernel.draws_tasks ? std::min(num_tasks, *resident) : num_tasks;
 }
 
-// Long tasks want all of an SM's reading for themselves; many short ones want a neighbour to read while they
-// end (B128 x 512 tokens on an H100: 98.6 us wide, 93.6 narrow; lognormal lengths: 81.7 and 83.3).
-Width Backend::width_of(const Plan& plan) const {
-  constexpr std::int32_t kShortTokens = 1024;
-  constexpr std::int32_t kManyWaves = 4;
+KernelWidth Backend::width_of(const Plan& plan) const {
   if (width_.has_value()) {
     return *width_;
   }
-  if (plan.counters().num_tasks <= kManyWaves * device_.num_sms) {
-    return Width::kWide;
-  }
-  const Task& longest = plan.tasks().front();
-  return longest.token_end - longest.token_begin <= kShortTokens ? Width::kNarrow : Width::kWide;
+  return is_loaded(plan) ? loaded_width_ : width_for(plan, device_.num_sms);
 }
 
 bool Backend::is_loaded(const Plan& plan) const {
@@ -164,6 +156,7 @@ Status Backend::load_step(const Plan& plan, const BatchState& batch) {
   PKV_RETURN_IF_ERROR(step_.load(plan, batch, sizes.capacity, stream_));
   loaded_tasks_ = plan.tasks().data();
   loaded_capacity_ = sizes.capacity;
+  loaded_width_ = width_for(plan, device_.num_sms);
   return {};
 }
 

@@ -47,7 +47,7 @@ bool suits_tensor_cores(const RunArgs& args) {
 
 }  // namespace
 
-const KernelEntry& choose_kernel(const RunArgs& args, Width width, const CudaDevice& device) {
+const KernelEntry& choose_kernel(const RunArgs& args, KernelWidth width, const CudaDevice& device) {
   const AttentionShape& shape = args.batch.shape();
   const ElementType type = element_type(args.kv.dtype);
   if (suits_tensor_cores(args)) {
