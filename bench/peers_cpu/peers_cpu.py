@@ -255,8 +255,8 @@ class Measurement:
         everyone = [probe, in_cache] + [turns for _, _, turns in contenders]
         order, begun = random.Random(self.options.seed), time.perf_counter()
         plan_us, disturbed, quiet_rounds, neighbours = [], 0, 0, Neighbours()
-        while quiet_rounds < self.options.rounds and time.perf_counter() - begun < self.options.seconds or (
-                quiet_rounds < 3 and disturbed < self.MOST_DISTURBED):
+        while quiet_rounds < 3 or (quiet_rounds < self.options.rounds and
+                                   time.perf_counter() - begun < self.options.seconds):
             for turns in order.sample(everyone, len(everyone)):
                 turns.ns.append(turns.take(self.quiet))
             plan_us.append(ours.plan_us())
