@@ -57,6 +57,10 @@ class Ours(Engine):
         self.q = stores.in_type(store.q, case.dtype)
         self.tensors = [stores.StepTensors(ids.ctypes.data, k.address, v.address, self.q.ctypes.data,
                                            self.out.ctypes.data) for ids in page_ids]
+        cached = store.cached_page_ids()
+        self.cached = stores.StepTensors(cached.ctypes.data, k.address, v.address, self.q.ctypes.data,
+                                         self.out.ctypes.data)
+        self.kept = cached
         peer_case = stores.PeerCase(len(case.lens), case.hq, case.hkv, case.d, case.page,
                                     stores.TYPE_INDEX[case.dtype], int(case.nhd), 0, store.num_pages,
                                     self.lens.ctypes.data, self.indptr.ctypes.data, self.route.encode())
@@ -65,6 +69,10 @@ class Ours(Engine):
     def run(self, set_idx):
         if self.lib.pkv_peer_step(self.handle, ctypes.byref(self.tensors[set_idx])):
             self.check(1)
+
+    def run_in_cache(self, _):
+        """The same step on a few pages that every worker's L2 holds; its output is of no use."""
+        self.check(self.lib.pkv_peer_step(self.handle, ctypes.byref(self.cached)))
 
     def output(self):
         return self.out

@@ -214,15 +214,18 @@ const std::vector<std::byte>& value_table(DType dtype) {
   return table;
 }
 
-/// Tokens whose keys are aligned with a query, one a query head of the group, so that they hold most of its weight:
-/// a kernel that leaves out the first or the last token, or a piece between, cannot pass the check.
+/// Tokens whose keys are aligned with a query, so that they hold most of its weight: a kernel that leaves out the
+/// first or the last token, or a piece between, cannot pass the check. One a query head of the group, but at least
+/// three.
+std::int32_t num_needles(const FillRow& row) { return std::max(row.group_size, 3); }
+
 std::int32_t needle_token(const FillRow& row, std::int32_t i) {
   if (i == 0) return row.seq_len - 1;
-  return i == 1 ? 0 : static_cast<std::int32_t>(static_cast<std::int64_t>(row.seq_len) * i / row.group_size);
+  return i == 1 ? 0 : static_cast<std::int32_t>(static_cast<std::int64_t>(row.seq_len) * i / num_needles(row));
 }
 
 void write_needle(const FillRow& row, std::int32_t head, std::int32_t i, std::byte* to) {
-  const float* q = row.q + (static_cast<std::int64_t>(head) * row.group_size + i) * row.head_dim;
+  const float* q = row.q + (static_cast<std::int64_t>(head) * row.group_size + i % row.group_size) * row.head_dim;
   double squares = 0.0;
   for (std::int32_t j = 0; j < row.head_dim; ++j) squares += static_cast<double>(q[j]) * q[j];
   const double factor =
@@ -251,7 +254,7 @@ void fill_row(const FillRow& row) {
     for (std::int32_t token = 0; token < row.seq_len; ++token) {
       std::memcpy(at(head, token), table.data() + (random() % places) * static_cast<std::size_t>(element), bytes);
     }
-    for (std::int32_t i = 0; row.is_value == 0 && i < row.group_size; ++i) {
+    for (std::int32_t i = 0; row.is_value == 0 && i < num_needles(row); ++i) {
       write_needle(row, head, i, at(head, needle_token(row, i)));
     }
   }

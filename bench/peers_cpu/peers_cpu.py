@@ -250,11 +250,13 @@ class Measurement:
         contenders = self.fastest_variants(ready, store.num_sets)
         probe = ProbeTurns(ours.probe, store.num_sets)
         probe.calibrate(self.quiet, self.options.turn_ms)
-        everyone = [probe] + [turns for _, _, turns in contenders]
+        in_cache = Turns(ours.run_in_cache, 1)
+        in_cache.calibrate(self.quiet, self.options.turn_ms)
+        everyone = [probe, in_cache] + [turns for _, _, turns in contenders]
         order, begun = random.Random(self.options.seed), time.perf_counter()
         plan_us, disturbed, quiet_rounds, neighbours = [], 0, 0, Neighbours()
-        while quiet_rounds < self.options.rounds and time.perf_counter() - begun < self.options.seconds or (
-                quiet_rounds < 3 and disturbed < self.MOST_DISTURBED):
+        while quiet_rounds < 3 or (quiet_rounds < self.options.rounds and
+                                   time.perf_counter() - begun < self.options.seconds):
             for turns in order.sample(everyone, len(everyone)):
                 turns.ns.append(turns.take(self.quiet))
             plan_us.append(ours.plan_us())
@@ -265,10 +267,12 @@ class Measurement:
             else:
                 quiet_rounds += 1
         self.row["rounds"], self.row["disturbed_rounds"] = quiet_rounds, disturbed
-        self.report(case, probe, contenders, plan_us)
+        self.report(case, probe, in_cache, contenders, plan_us)
 
-    def report(self, case, probe, contenders, plan_us):
+    def report(self, case, probe, in_cache, contenders, plan_us):
         rates = [probe.bytes / ns for ns in probe.ns]
+        cached = [case.kv_bytes / ns for ns in in_cache.ns]
+        self.row["in_cache"] = {"gb_per_s": spread(cached), "samples": [round(r, 2) for r in cached]}
         self.row["probe"] = {"gb_per_s": spread(rates), "samples": [round(r, 2) for r in rates]}
         ours_ns = contenders[0][2].ns
         for engine, error, turns in contenders:
@@ -277,7 +281,9 @@ class Measurement:
                      "gb_per_s": spread(gb), "share_of_probe": spread([g / p for g, p in zip(gb, rates)]),
                      "error": error, "calls": turns.calls, "samples": [round(g, 2) for g in gb]}
             if engine.name == "ours":
-                entry.update(plan_us=spread(plan_us), plan=engine.describe())
+                bounds = [min(pair) for pair in zip(rates, cached)]
+                entry.update(plan_us=spread(plan_us), plan=engine.describe(),
+                             share_of_bound=spread([g / b for g, b in zip(gb, bounds)]))
             else:
                 entry["ours_is_faster"] = spread([peer / ours for peer, ours in zip(turns.ns, ours_ns)])
             self.row["engines"][engine.name] = entry
@@ -288,16 +294,8 @@ class Measurement:
 
 
 def last_level_cache_bytes():
-    sizes = []
-    folder = "/sys/devices/system/cpu/cpu0/cache"
-    for index in os.listdir(folder) if os.path.isdir(folder) else []:
-        try:
-            with open(os.path.join(folder, index, "level")) as level, open(os.path.join(folder, index, "size")) as size:
-                text = size.read().strip()
-                sizes.append((int(level.read()), int(text[:-1]) * {"K": 1024, "M": MIB}[text[-1]]))
-        except (OSError, ValueError, KeyError):
-            continue
-    return max(sizes)[1] if sizes else 32 * MIB
+    from store import cache_bytes
+    return cache_bytes(3) or cache_bytes(2) or 32 * MIB
 
 
 def machine():
@@ -359,7 +357,8 @@ def drive(options):
             write(options.out, data)
         ours, best = row["engines"]["ours"], row["best_peer"]
         print(f"{case.name:44s} probe {row['probe']['gb_per_s']['median']:5.1f}  ours "
-              f"{ours['gb_per_s']['median']:5.1f} ({ours['share_of_probe']['median']:.2f})  best peer "
+              f"{ours['gb_per_s']['median']:5.1f} ({ours['share_of_probe']['median']:.2f}, of the bound "
+              f"{ours['share_of_bound']['median']:.2f})  best peer "
               f"{row['engines'][best]['gb_per_s']['median'] if best else 0:5.1f} {best or '-'}: "
               f"{row['ours_to_best_peer'] or 0:.2f} times", file=sys.stderr, flush=True)
     if options.out == "-":

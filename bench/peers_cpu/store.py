@@ -3,6 +3,7 @@
 Memory comes from our library, so that all engines read the same kind of memory pages. Not here: engines.
 """
 import ctypes
+import os
 import random
 
 import numpy as np
@@ -141,6 +142,13 @@ class Store:
                                   set_idx, row, [0], length, 0, *strides)
         return self.memory[name]
 
+    def cached_page_ids(self):
+        """The first set's table, but all logical pages on as few as fill a quarter of the L2."""
+        page_bytes = 2 * self.case.page * self.case.hkv * self.case.d * ELEMENT_BYTES[self.case.dtype]
+        count = max(1, (cache_bytes(2) or 1 << 20) // 4 // page_bytes)
+        ids = self.page_ids[0]
+        return np.ascontiguousarray(ids[np.arange(len(ids)) % min(count, len(ids))])
+
     def padded(self):
         """K and V as [set][row][head][longest][d]: a batch for engines that take lengths beside a rectangle."""
         if "padded" not in self.memory:
@@ -185,6 +193,20 @@ class Store:
                 for is_value, memory in enumerate(pair):
                     self.fill(memory.address, is_value, set_idx, row, row_ids, case.page, page_stride, *strides)
         return pair, self.page_ids
+
+
+def cache_bytes(level):
+    """Of one cache of a level; 0: the system does not say."""
+    folder = "/sys/devices/system/cpu/cpu0/cache"
+    for index in os.listdir(folder) if os.path.isdir(folder) else []:
+        try:
+            with open(os.path.join(folder, index, "level")) as at, open(os.path.join(folder, index, "size")) as size:
+                if int(at.read()) == level and index != "index0":
+                    text = size.read().strip()
+                    return int(text[:-1]) * {"K": 1 << 10, "M": 1 << 20}[text[-1]]
+        except (OSError, ValueError, KeyError):
+            continue
+    return 0
 
 
 def deal_blocks(num_blocks, seed):

@@ -36,7 +36,7 @@ def validate(kind, data, name):
         if field not in data:
             raise ValueError(f"{name}: no field '{field}'")
     for row in data["cases"]:
-        for field in ("name", "probe", "engines", "without"):
+        for field in ("name", "probe", "in_cache", "engines", "without"):
             if field not in row:
                 raise ValueError(f"{name}: case {row.get('name')!r} has no field '{field}'")
         if "ours" not in row["engines"]:
@@ -106,13 +106,15 @@ def star_note(data):
 
 
 def cases_table(data, fast_above):
-    head = ["case", "probe GB/s", "ours GB/s", "share, slow", "share, fast", "plan us", "error"]
+    head = ["case", "probe GB/s", "in cache GB/s", "ours GB/s", "of the bound", "of the probe, slow",
+            "of the probe, fast", "us", "plan us", "error"]
     head += [SHORT[peer] for peer in PEERS]
     rows = []
     for row in data["cases"]:
         ours = row["engines"]["ours"]
-        rows.append([starred(row), figure(row["probe"]["gb_per_s"]), figure(ours["gb_per_s"]), *shares(row, fast_above),
-                     f"{ours['plan_us']['median']:.0f}", f"{ours['error']:.0e}"] +
+        rows.append([starred(row), figure(row["probe"]["gb_per_s"]), figure(row["in_cache"]["gb_per_s"]),
+                     figure(ours["gb_per_s"]), figure(ours["share_of_bound"], 2), *shares(row, fast_above),
+                     f"{ours['us']['median']:.0f}", f"{ours['plan_us']['median']:.0f}", f"{ours['error']:.0e}"] +
                     [peer_cell(row, peer, data["engines"]) for peer in PEERS])
     return machine_line(data) + peers_line(data) + "\n" + markdown(head, rows) + star_note(data)
 
@@ -134,8 +136,8 @@ def sample_table(data):
                      f"{least[0]:.2f}: {least[1]}", sum(r < 1 for r, _ in ratios)))
     table = markdown(("peer", "cases it runs", "wrong outputs", "ours is faster, median", "least", "below 1.0"), rows)
     slow = [row for row in data["cases"] if (row.get("ours_to_best_peer") or 2) < 1]
-    lines = [f"- {row['name']}: {row['ours_to_best_peer']:.2f} of {row['best_peer']}, share of the probe "
-             f"{row['engines']['ours']['share_of_probe']['median']:.2f}" for row in slow]
+    lines = [f"- {row['name']}: {row['ours_to_best_peer']:.2f} of {row['best_peer']}, of the bound "
+             f"{row['engines']['ours']['share_of_bound']['median']:.2f}" for row in slow]
     listed = ("\n\nSlower than a peer:\n\n" + "\n".join(lines)) if lines else "\n\nOurs was slower than no peer."
     disturbed = sum(starred(row) != row["name"] for row in data["cases"])
     return machine_line(data) + f"\n{len(data['cases'])} cases, {disturbed} of them beside other processes.\n\n" + \

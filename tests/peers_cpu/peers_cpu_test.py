@@ -26,7 +26,9 @@ def rows_of(ours=24.0, peer=12.0, probe=30.0, samples=4):
     ratio = ours / peer
     return {"name": "B1 32K", "huge_share": {"paged": 1.0}, "rounds": samples,
             "probe": {"gb_per_s": spread([probe] * samples), "samples": [probe] * (samples - 1) + [50.0]},
-            "engines": {"ours": {"gb_per_s": spread([ours] * samples), "share_of_probe": spread([ours / probe] * samples),
+            "in_cache": {"gb_per_s": spread([40.0] * samples), "samples": [40.0] * samples},
+            "engines": {"ours": {"share_of_bound": spread([ours / probe] * samples), "us": spread([5000.0] * samples),
+                                 "gb_per_s": spread([ours] * samples), "share_of_probe": spread([ours / probe] * samples),
                                  "samples": [ours] * samples, "plan_us": spread([12.0] * samples), "error": 1e-6},
                         "vLLM CPU, block 16": {"gb_per_s": spread([peer] * samples),
                                                "ours_is_faster": spread([ratio] * samples), "error": 1e-4}},
@@ -150,9 +152,10 @@ class Tables(unittest.TestCase):
     def test_cases_tell_states_of_memory_absent_wrong_and_unsupported_apart(self):
         text = tables.cases_table(peers_file(), 42.0)
         line = text.split("\n")[-1]
-        self.assertIn("| B1 32K | 30.0 (30.0-30.0) | 24.0 (24.0-24.0) | 0.80, 3 | 0.48, 1 | 12 |", line)
+        self.assertIn("| B1 32K | 30.0 (30.0-30.0) | 40.0 (40.0-40.0) | 24.0 (24.0-24.0) | 0.80 (0.80-0.80) | 0.80, 3 | "
+                      "0.48, 1 | 5000 | 12 |", line)
         self.assertIn("| 12.0: 2.00 (2.00-2.00) |", line)
-        columns = [c.strip() for c in line.split("|")][8:-1]
+        columns = [c.strip() for c in line.split("|")][11:-1]
         self.assertEqual(columns, ["absent", "absent", "absent", "wrong", "-", "12.0: 2.00 (2.00-2.00)", "absent"])
         self.assertIn("absent: OSError: no library", text)
         self.assertIn("2 MiB memory pages for all", text)
@@ -173,7 +176,7 @@ class Tables(unittest.TestCase):
     def test_a_sample_names_every_case_where_a_peer_is_faster(self):
         text = tables.sample_table(peers_file(cases=[rows_of(), rows_of(ours=9.0)]))
         self.assertIn("| vLLM, block 16 | 2 | 0 | 1.38 | 0.75: B1 32K | 1 |", text)
-        self.assertIn("- B1 32K: 0.75 of vLLM CPU, block 16, share of the probe 0.30", text)
+        self.assertIn("- B1 32K: 0.75 of vLLM CPU, block 16, of the bound 0.30", text)
         self.assertIn("slower than no peer", tables.sample_table(peers_file()))
 
     def test_files_of_another_format_or_without_a_field_are_refused(self):
