@@ -9,6 +9,8 @@
 
 #include "base/math.h"
 #include "base/random.h"
+#include "cost/gpu_kernels.h"
+#include "persistentkv/decision.h"
 #include "persistentkv/plan.h"
 
 namespace pkv {
@@ -67,6 +69,22 @@ void plan_step(benchmark::State& state, Route route) {
   set_counters(state, plan);
 }
 
+// Deciding, planning and the kernel's width, as a step on an H100 needs them.
+void plan_for_gpu(benchmark::State& state) {
+  constexpr std::int32_t kSms = 132;
+  const Step step(state.range(0));
+  const BatchState batch = step.batch().value();
+  Plan plan = make_plan(batch, gpu_rule(batch, kSms)).value();
+  for ([[maybe_unused]] const auto _ : state) {
+    plan = make_plan(batch, gpu_rule(batch, kSms), std::move(plan)).value();
+    benchmark::DoNotOptimize(plan);
+    KernelWidth width = width_for(plan, kSms);
+    benchmark::DoNotOptimize(width);
+  }
+  set_counters(state, plan);
+}
+
+BENCHMARK(plan_for_gpu)->Arg(8)->Arg(64)->Arg(256)->Unit(benchmark::kMicrosecond);
 BENCHMARK(validate_batch)->Arg(8)->Arg(64)->Arg(256)->Unit(benchmark::kMicrosecond);
 
 #define PKV_PLAN_BENCHMARK(route)                      \

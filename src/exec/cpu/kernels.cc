@@ -101,13 +101,13 @@ Scratch carve(ScratchCarver& carver, const AttentionShape& shape, std::int64_t h
   Scratch scratch;
   scratch.q = carver.take<float>(heads * dims);
   scratch.acc = carver.take<float>(heads * dims);
-  scratch.p = carver.take<float>(heads * kTileTokens);
+  scratch.p = carver.take<float>(heads * kLargeTileTokens);
   scratch.m = carver.take<float>(heads * kMaxLanes);
   scratch.l = carver.take<float>(heads * kMaxLanes);
   scratch.factors = carver.take<float>(round_up<std::int64_t>(splits, kMaxLanes));
   scratch.k_lines = carver.take<const std::byte*>(line_pairs);
   scratch.v_lines = carver.take<const std::byte*>(line_pairs);
-  scratch.segments_per_list = kTileTokens * ceil_div<std::int64_t>(heads, shape.group_size());
+  scratch.segments_per_list = kLargeTileTokens * ceil_div<std::int64_t>(heads, shape.group_size());
   scratch.segments = carver.take<ReadSegment>(kSegmentLists * scratch.segments_per_list);
   return scratch;
 }

@@ -17,6 +17,8 @@ namespace pkv {
 
 /// Tokens of a kernel's tile: two pages of 16. 16 lose 3 to 10%, 64 are equal (cpu_facts.md).
 inline constexpr std::int32_t kTileTokens = 32;
+/// Tokens of the tile kernels' tiles in pages of 64 tokens and more (HND): all of a head's rows in one piece.
+inline constexpr std::int32_t kLargeTileTokens = 64;
 /// Lanes of the widest vector: every row of scratch is padded to a multiple of it.
 inline constexpr std::int32_t kMaxLanes = 16;
 
@@ -53,7 +55,7 @@ struct Lookahead {
 struct Scratch {
   float* q = nullptr;                   // [heads][padded_dim], scaled
   float* acc = nullptr;                 // [heads][padded_dim]
-  float* p = nullptr;                   // [heads][kTileTokens]: logits, then weights
+  float* p = nullptr;                   // [heads][kLargeTileTokens]: logits, then weights
   float* m = nullptr;                   // [heads][kMaxLanes]
   float* l = nullptr;                   // [heads][kMaxLanes]
   float* factors = nullptr;             // [max_splits]

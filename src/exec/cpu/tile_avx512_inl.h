@@ -14,7 +14,7 @@
 // 4. Mapping: QK has H x T = 16 accumulators (8 for H = 1, twice); a tree of blends and shuffles adds their
 //    lanes into one vector, lane = head * T + token, and the softmax stays in that order. PV has H x D = 16
 //    accumulators of head_dim (8 for H = 1), weights are broadcast from p.
-// 5. Order of reading: a tile is 32 tokens of all KV heads of the task. HND: K of all heads, then V of all
+// 5. Order of reading: a tile is 32 tokens (64 in HND pages of 64 and more) of all KV heads. HND: K of all heads, then V of all
 //    heads, as they lie in memory; NHD: K and V head by head, and there every token's row has its own load
 //    instructions, which then step through memory by one head.
 //    Prefetches go into L2, in pairs of lines, evenly between the FMAs, linearly over the pages: while K is
@@ -248,8 +248,8 @@ PKV_TILE_INLINE void prefetch_lines(const std::byte* from) {
 
 /// The rows of a tile's tokens, of the task's first KV head. Rows past num_tokens repeat the last one.
 struct Tile {
-  const std::byte* k[kTileTokens];
-  const std::byte* v[kTileTokens];
+  const std::byte* k[kLargeTileTokens];
+  const std::byte* v[kLargeTileTokens];
   std::int32_t num_tokens = 0;
   /// The same bytes of all KV heads of the task, in the order of memory.
   ReadSegment* k_segments = nullptr;
@@ -302,12 +302,108 @@ PKV_TILE_INLINE void multiply_bf16_keys(const std::byte* q, const __m512i* k, __
 }
 #endif
 
-/// Dot products of kHeads queries with kTokens keys, not yet added across lanes.
+/// What turns a dot product into a logit in units of ln 2.
+struct LogitScale {
+  float factor;  // scale log2(e), or scale / cap
+  float cap;     // soft cap log2(e)
+  bool has_cap;
+};
+
+/// The sums of the last block of tokens on their way through the tree, which goes on between the FMAs of this
+/// block: behind them it would fill the scheduler with a chain of shuffles (9 of 80 cycles a token at G 4).
+struct Pending {
+  __m512 v[8];
+  float* p;  // where the logits go
+  __m512 factor;
+  __m512 maximum;
+
+  PKV_TILE_INLINE void begin(const SumTree& tree, const __m512* sums, float* to) {
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) {
+      v[i] = tree.add_halves(sums[i], sums[i + 8]);
+    }
+    p = to;
+  }
+  PKV_TILE_INLINE void add_quarters(const SumTree& tree) {
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      v[i] = tree.add_quarters(v[i], v[i + 4]);
+    }
+  }
+  PKV_TILE_INLINE void add_pairs(const SumTree& tree) {
+    v[0] = tree.add_pairs(v[0], v[2]);
+    v[1] = tree.add_pairs(v[1], v[3]);
+  }
+  PKV_TILE_INLINE __m512 logits(const SumTree& tree) const { return _mm512_mul_ps(tree.add_lanes(v[0], v[1]), factor); }
+  PKV_TILE_INLINE void store(const SumTree& tree) {
+    const __m512 found = logits(tree);
+    _mm512_store_ps(p, found);
+    maximum = _mm512_max_ps(maximum, found);
+  }
+};
+
+/// Whether there is a last block.
+enum class After : std::uint8_t { kNothing, kBlock };
+
+/// 32 dims of kTokens keys.
 template <Kind kKind, int kHeads, int kTokens>
-PKV_TILE_INLINE void dot_products(const HeadBlock& block, const std::byte* const* rows, PrefetchCursor& cursor,
-                                  __m512* sums) {
-  constexpr int kStep = 32 * kBytes<kKind>;  // bytes of a row that an iteration reads
-  constexpr int kLinesPerRow = kStep / kLine;
+PKV_TILE_INLINE void multiply_pair(const float* q, const std::byte* const* k, std::int64_t at, std::int64_t next_offset,
+                                   const std::byte* ahead, __m512* sums) {
+  constexpr int kLinesPerRow = 32 * kBytes<kKind> / kLine;
+  if constexpr (kKind == Kind::kBF16Dot) {
+#if PKV_TILE_BF16
+    __m512i keys[kTokens];
+#pragma GCC unroll 8
+    for (int t = 0; t < kTokens; ++t) {
+      keys[t] = _mm512_loadu_si512(k[t] + at);
+    }
+    multiply_bf16_keys<kHeads, kTokens>(reinterpret_cast<const std::byte*>(q), keys, sums);
+#endif
+  } else {
+    __m512 low[kTokens];
+    __m512 high[kTokens];
+#pragma GCC unroll 8
+    for (int t = 0; t < kTokens; ++t) {
+      load_two<kKind>(k[t] + at, low[t], high[t]);
+    }
+    multiply_keys<kHeads, kTokens>(q, low, sums);
+    multiply_keys<kHeads, kTokens>(q + kHeads * kVectorLanes, high, sums);
+  }
+  prefetch_lines<kTokens * kLinesPerRow>(ahead);
+#pragma GCC unroll 8
+  for (int t = 0; t < kTokens; ++t) {
+    prefetch_lines<kLinesPerRow>(k[t] + at + next_offset);
+  }
+}
+
+/// The last 16 dims of kTokens keys.
+template <Kind kKind, int kHeads, int kTokens>
+PKV_TILE_INLINE void multiply_odd(const float* q, const std::byte* const* k, std::int64_t at, __m512* sums) {
+  if constexpr (kKind == Kind::kBF16Dot) {
+#if PKV_TILE_BF16
+    __m512i keys[kTokens];
+#pragma GCC unroll 8
+    for (int t = 0; t < kTokens; ++t) {
+      keys[t] = _mm512_zextsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(k[t] + at)));
+    }
+    multiply_bf16_keys<kHeads, kTokens>(reinterpret_cast<const std::byte*>(q), keys, sums);
+#endif
+  } else {
+    __m512 keys[kTokens];
+#pragma GCC unroll 8
+    for (int t = 0; t < kTokens; ++t) {
+      keys[t] = load_one<kKind>(k[t] + at);
+    }
+    multiply_keys<kHeads, kTokens>(q, keys, sums);
+  }
+}
+
+/// Dot products of kHeads queries with kTokens keys, not yet added across lanes; meanwhile the last block's are.
+template <Kind kKind, int kHeads, int kTokens, After kAfter>
+PKV_TILE_INLINE void dot_products(const HeadBlock& block, const std::byte* const* rows, const SumTree& tree,
+                                  PrefetchCursor& cursor, Pending& pending, __m512* sums) {
+  constexpr int kStep = 32 * kBytes<kKind>;  // bytes of a row that a step reads
+  constexpr int kQueryFloats = (kKind == Kind::kBF16Dot ? 1 : 2) * kHeads * kVectorLanes;
   const std::byte* k[kTokens];
 #pragma GCC unroll 8
   for (int t = 0; t < kTokens; ++t) {
@@ -320,86 +416,53 @@ PKV_TILE_INLINE void dot_products(const HeadBlock& block, const std::byte* const
   const std::byte* ahead = cursor.take(std::int64_t{block.num_pairs} * kStep * kTokens);
   const float* q = block.q;
   std::int64_t at = 0;
-#pragma GCC unroll 1
-  for (std::int32_t i = 0; i < block.num_pairs; ++i) {
-    if constexpr (kKind == Kind::kBF16Dot) {
-#if PKV_TILE_BF16
-      __m512i keys[kTokens];
-#pragma GCC unroll 8
-      for (int t = 0; t < kTokens; ++t) {
-        keys[t] = _mm512_loadu_si512(k[t] + at);
-      }
-      multiply_bf16_keys<kHeads, kTokens>(reinterpret_cast<const std::byte*>(q), keys, sums);
-      q += kHeads * kVectorLanes;
-#endif
-    } else {
-      __m512 low[kTokens];
-      __m512 high[kTokens];
-#pragma GCC unroll 8
-      for (int t = 0; t < kTokens; ++t) {
-        load_two<kKind>(k[t] + at, low[t], high[t]);
-      }
-      multiply_keys<kHeads, kTokens>(q, low, sums);
-      multiply_keys<kHeads, kTokens>(q + kHeads * kVectorLanes, high, sums);
-      q += 2 * kHeads * kVectorLanes;
-    }
-    prefetch_lines<kTokens * kLinesPerRow>(ahead);
-    ahead += kTokens * kStep;
-#pragma GCC unroll 8
-    for (int t = 0; t < kTokens; ++t) {
-      prefetch_lines<kLinesPerRow>(k[t] + at + block.next_offset);
-    }
+  std::int32_t left = block.num_pairs;
+  const auto step = [&]() PKV_TILE_ATTR __attribute__((always_inline)) {
+    multiply_pair<kKind, kHeads, kTokens>(q, k, at, block.next_offset, ahead, sums);
+    q += kQueryFloats;
     at += kStep;
+    ahead += kTokens * kStep;
+    --left;
+  };
+  if constexpr (kAfter == After::kBlock) {
+    if (__builtin_expect(left >= 2, 1)) {
+      step();
+      pending.add_quarters(tree);
+      step();
+      pending.add_pairs(tree);
+    } else {
+      pending.add_quarters(tree);
+      pending.add_pairs(tree);
+    }
+    pending.store(tree);
+  }
+#pragma GCC unroll 1
+  while (left > 0) {
+    step();
   }
   if (__builtin_expect(block.has_odd, 0)) {
-    if constexpr (kKind == Kind::kBF16Dot) {
-#if PKV_TILE_BF16
-      __m512i keys[kTokens];
-#pragma GCC unroll 8
-      for (int t = 0; t < kTokens; ++t) {
-        keys[t] = _mm512_zextsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(k[t] + at)));
-      }
-      multiply_bf16_keys<kHeads, kTokens>(reinterpret_cast<const std::byte*>(q), keys, sums);
-#endif
-    } else {
-      __m512 keys[kTokens];
-#pragma GCC unroll 8
-      for (int t = 0; t < kTokens; ++t) {
-        keys[t] = load_one<kKind>(k[t] + at);
-      }
-      multiply_keys<kHeads, kTokens>(q, keys, sums);
-    }
+    multiply_odd<kKind, kHeads, kTokens>(q, k, at, sums);
   }
 }
 
-/// Dot products of a block of tokens; lane = head * T + token.
-template <Kind kKind, int kHeads>
-PKV_TILE_INLINE __m512 dot_block(const HeadBlock& block, const std::byte* const* rows, const SumTree& tree,
-                                 PrefetchCursor& cursor) {
+/// Dot products of a block of tokens, lane = head * T + token, whose logits go to p; those of the last block are
+/// stored. The halves of the sums are added, the rest of the tree is pending.
+template <Kind kKind, int kHeads, After kAfter>
+PKV_TILE_INLINE void dot_block(const HeadBlock& block, const std::byte* const* rows, const SumTree& tree,
+                               PrefetchCursor& cursor, Pending& pending, float* p) {
+  __m512 sums[kSums];
   if constexpr (kHeads == 1) {  // pointers of 16 rows would not fit in registers
-    __m512 sums[8];
-    dot_products<kKind, 1, 8>(block, rows, cursor, sums);
+    dot_products<kKind, 1, 8, kAfter>(block, rows, tree, cursor, pending, sums);
     const __m512 low = tree.sum_of_8(sums);
-    dot_products<kKind, 1, 8>(block, rows + 8, cursor, sums);
-    return tree.add_halves(low, tree.sum_of_8(sums));
+    dot_products<kKind, 1, 8, After::kNothing>(block, rows + 8, tree, cursor, pending, sums);
+    const __m512 dots = tree.add_halves(low, tree.sum_of_8(sums));
+    const __m512 logits = _mm512_mul_ps(dots, pending.factor);
+    _mm512_store_ps(p, logits);
+    pending.maximum = _mm512_max_ps(pending.maximum, logits);
   } else {
-    __m512 sums[kSums];
-    dot_products<kKind, kHeads, kBlockTokens<kHeads>>(block, rows, cursor, sums);
-    return tree.sum_of_16(sums);
+    dot_products<kKind, kHeads, kBlockTokens<kHeads>, kAfter>(block, rows, tree, cursor, pending, sums);
+    pending.begin(tree, sums, p);
   }
-}
-
-/// What turns a dot product into a logit in units of ln 2.
-struct LogitScale {
-  float factor;  // scale log2(e), or scale / cap
-  float cap;     // soft cap log2(e)
-  bool has_cap;
-};
-
-template <int kHeads>
-PKV_TILE_INLINE __m512 logits_of(__m512 dots, const LogitScale& scale) {
-  const __m512 scaled = _mm512_mul_ps(dots, _mm512_set1_ps(scale.factor));
-  return __builtin_expect(scale.has_cap, 0) ? _mm512_mul_ps(tanh_ps(scaled), _mm512_set1_ps(scale.cap)) : scaled;
 }
 
 /// Lanes of a block whose token is one of the first num_tokens.
@@ -411,18 +474,38 @@ PKV_TILE_INLINE __mmask16 valid_lanes(std::int32_t num_tokens) {
 }
 
 template <Kind kKind, int kHeads, int kBlocksLeft>
-PKV_TILE_INLINE __m512 logits_unrolled(const HeadBlock& block, const std::byte* const* rows, const LogitScale& scale,
-                                       const SumTree& tree, PrefetchCursor& cursor, float* p, __m512 maximum) {
-  const __m512 logits = logits_of<kHeads>(dot_block<kKind, kHeads>(block, rows, tree, cursor), scale);
-  _mm512_store_ps(p, logits);
+PKV_TILE_INLINE void dot_unrolled(const HeadBlock& block, const std::byte* const* rows, const SumTree& tree,
+                                  PrefetchCursor& cursor, Pending& pending, float* p) {
   asm volatile("" ::: "memory");  // blocks of loads must not mix
-  maximum = _mm512_max_ps(maximum, logits);
+  dot_block<kKind, kHeads, After::kBlock>(block, rows, tree, cursor, pending, p);
   if constexpr (kBlocksLeft > 1) {
-    constexpr int kTokens = kBlockTokens<kHeads>;
-    return logits_unrolled<kKind, kHeads, kBlocksLeft - 1>(block, rows + kTokens, scale, tree, cursor, p + kSums,
-                                                           maximum);
+    dot_unrolled<kKind, kHeads, kBlocksLeft - 1>(block, rows + kBlockTokens<kHeads>, tree, cursor, pending, p + kSums);
+  }
+}
+
+/// The logits of a tile with a soft cap: p holds the arguments of tanh. Returns their maximum by lane.
+template <int kHeads>
+__attribute__((noinline)) __m512 cap_logits(const HeadBlock& block, std::int32_t num_tokens, float cap) {
+  __m512 maximum = _mm512_set1_ps(kMinusInf);
+  for (std::int32_t t = 0; t < num_tokens; t += kBlockTokens<kHeads>) {
+    float* p = block.p + t * kHeads;
+    const __m512 logits = _mm512_mul_ps(tanh_ps(_mm512_load_ps(p)), _mm512_set1_ps(cap));
+    _mm512_store_ps(p, logits);
+    maximum = _mm512_mask_max_ps(maximum, valid_lanes<kHeads>(num_tokens - t), maximum, logits);
   }
   return maximum;
+}
+
+/// Repeats of the last token weigh nothing.
+template <int kHeads>
+PKV_TILE_INLINE void mask_repeats(const HeadBlock& block, std::int32_t num_tokens) {
+  constexpr int kTokens = kBlockTokens<kHeads>;
+  const std::int32_t begin = num_tokens - num_tokens % kTokens;
+  if (begin < num_tokens) {
+    float* p = block.p + begin * kHeads;
+    const __mmask16 valid = valid_lanes<kHeads>(num_tokens - begin);
+    _mm512_store_ps(p, _mm512_mask_mov_ps(_mm512_set1_ps(kMinusInf), valid, _mm512_load_ps(p)));
+  }
 }
 
 /// Logits of a tile to p; returns their maximum by lane.
@@ -430,23 +513,32 @@ template <Kind kKind, int kHeads, Rows kRows>
 PKV_TILE_INLINE __m512 logits_of_tile(const HeadBlock& block, const Tile& tile, const LogitScale& scale,
                                       PrefetchCursor& cursor) {
   constexpr int kTokens = kBlockTokens<kHeads>;
-  const __m512 minus_inf = _mm512_set1_ps(kMinusInf);
+  constexpr After kNext = kHeads == 1 ? After::kNothing : After::kBlock;
   const SumTree tree;
-  if constexpr (kRows == Rows::kUnrolled) {
-    if (tile.num_tokens == kTileTokens) {
-      return logits_unrolled<kKind, kHeads, kTileTokens / kTokens>(block, tile.k, scale, tree, cursor, block.p,
-                                                                   minus_inf);
+  Pending pending;
+  pending.factor = _mm512_set1_ps(scale.factor);
+  pending.maximum = _mm512_set1_ps(kMinusInf);
+  dot_block<kKind, kHeads, After::kNothing>(block, tile.k, tree, cursor, pending, block.p);
+  if (kRows == Rows::kUnrolled && kHeads > 1 && tile.num_tokens == kTileTokens) {
+    dot_unrolled<kKind, kHeads, kTileTokens / kTokens - 1>(block, tile.k + kTokens, tree, cursor, pending,
+                                                           block.p + kSums);
+  } else {
+#pragma GCC unroll 1
+    for (std::int32_t t = kTokens; t < tile.num_tokens; t += kTokens) {
+      dot_block<kKind, kHeads, kNext>(block, tile.k + t, tree, cursor, pending, block.p + t * kHeads);
     }
   }
-  __m512 maximum = minus_inf;
-  for (std::int32_t t = 0; t < tile.num_tokens; t += kTokens) {
-    __m512 logits = logits_of<kHeads>(dot_block<kKind, kHeads>(block, tile.k + t, tree, cursor), scale);
-    if (tile.num_tokens - t < kTokens) {
-      logits = _mm512_mask_mov_ps(minus_inf, valid_lanes<kHeads>(tile.num_tokens - t), logits);
-    }
-    maximum = _mm512_max_ps(maximum, logits);
-    _mm512_store_ps(block.p + t * kHeads, logits);
+  if constexpr (kHeads > 1) {
+    pending.add_quarters(tree);
+    pending.add_pairs(tree);
+    pending.store(tree);
   }
+  // The repeats of the last token have its logit, so that the maximum is right with them.
+  __m512 maximum = pending.maximum;
+  if (__builtin_expect(scale.has_cap, 0)) {
+    maximum = cap_logits<kHeads>(block, tile.num_tokens, scale.cap);
+  }
+  mask_repeats<kHeads>(block, tile.num_tokens);
   return maximum;
 }
 
@@ -626,6 +718,13 @@ struct Strides {
   std::int64_t page, slot, head;
 };
 
+/// K of all heads, then V of all heads, instead of head by head.
+inline bool reads_by_page(const KvLayout& layout) { return layout.k_strides.kv_head >= layout.k_strides.slot; }
+
+inline bool takes_large_tiles(const KvLayout& layout) {
+  return reads_by_page(layout) && layout.page_size >= kLargeTileTokens;
+}
+
 /// Finds the tiles of one task and lists their bytes.
 class TileFinder {
  public:
@@ -634,14 +733,15 @@ class TileFinder {
         token_end_(task.token_end),
         num_heads_(task.kv_head_end - task.kv_head_begin),
         page_size_(args.kv.layout.page_size),
+        tile_tokens_(takes_large_tiles(args.kv.layout) ? kLargeTileTokens : kTileTokens),
         row_bytes_(args.shape.head_dim * element_bytes),
         k_(strides(args.kv.k, args.kv.layout.k_strides, task.kv_head_begin, element_bytes)),
         v_(strides(args.kv.v, args.kv.layout.v_strides, task.kv_head_begin, element_bytes)) {}
 
-  /// The tile that begins at `begin`: up to the next multiple of kTileTokens, so that tiles stay aligned with
+  /// The tile that begins at `begin`: up to the next multiple of the tile's length, so that tiles stay aligned with
   /// pages whatever the window; no tokens at the task's end.
   void locate(std::int32_t begin, Tile& tile) const {
-    const std::int64_t aligned_end = std::int64_t{begin} - begin % kTileTokens + kTileTokens;
+    const std::int64_t aligned_end = std::int64_t{begin} - begin % tile_tokens_ + tile_tokens_;
     tile.num_tokens = static_cast<std::int32_t>(std::min<std::int64_t>(aligned_end, token_end_) - begin);
     tile.num_k_segments = 0;
     tile.num_v_segments = 0;
@@ -664,7 +764,7 @@ class TileFinder {
       list(v_, v, count, tile.v_segments, tile.num_v_segments);
       t += count;
     }
-    for (std::int32_t t = tile.num_tokens; t < kTileTokens; ++t) {
+    for (std::int32_t t = tile.num_tokens; t < tile_tokens_; ++t) {
       tile.k[t] = tile.k[tile.num_tokens - 1];
       tile.v[t] = tile.v[tile.num_tokens - 1];
     }
@@ -673,7 +773,7 @@ class TileFinder {
   /// Asks for one line of the pages of the tile at `begin`, so that their translations are loaded in time.
   void touch(std::int64_t begin) const {
     constexpr std::int32_t kMaxPages = 4;
-    const std::int64_t end = std::min<std::int64_t>(begin + kTileTokens, token_end_);
+    const std::int64_t end = std::min<std::int64_t>(begin + tile_tokens_, token_end_);
     for (std::int32_t i = 0; i < kMaxPages && begin < end; ++i, begin += page_size_) {
       const std::int64_t page = pages_[begin / page_size_];
       __builtin_prefetch(k_.base + page * k_.page, 0, 2);
@@ -724,6 +824,7 @@ class TileFinder {
   std::int32_t token_end_;
   std::int32_t num_heads_;
   std::int32_t page_size_;
+  std::int32_t tile_tokens_;
   std::int64_t row_bytes_;
   Strides k_, v_;
 };
@@ -792,7 +893,7 @@ class TaskRun {
   void walk(const Tile& tile, const Tile& next) const {
     const auto* idle = reinterpret_cast<const std::byte*>(scratch_.acc);
     PrefetchCursor next_k(next.k_segments, next.num_k_segments, idle);
-    if (k_head_ >= args_.kv.layout.k_strides.slot * kElementBytes) {
+    if (reads_by_page(args_.kv.layout)) {
       PrefetchCursor this_v(tile.v_segments, tile.num_v_segments, idle);
       for (std::int32_t head = 0; head < num_kv_heads_; ++head) {
         weigh_head<Rows::kRolled>(head, tile, this_v);
@@ -856,7 +957,7 @@ class TaskRun {
     const std::int64_t local = std::int64_t{head} * group_size_ + in_group;
     return {.q = scratch_.q + local * row_floats_,
             .acc = scratch_.acc + local * row_floats_,
-            .p = scratch_.p + local * kTileTokens,
+            .p = scratch_.p + local * kLargeTileTokens,
             .m = scratch_.m + local * kMaxLanes,
             .l = scratch_.l + local * kMaxLanes,
             .head_offset = head * head_stride,

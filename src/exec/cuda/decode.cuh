@@ -181,7 +181,8 @@ struct DecodeConfig {
   static constexpr int kAhead = kHeads <= 8 && kGroups > 1 ? 2 : 1;
   using Queue = TaskQueue<kAhead>;
   // P in two parts: what small groups have time for, and what bf16 needs (2^-9 of P would show).
-  static constexpr bool kExactWeights = kHeads <= 8 || Element<T>::kBits < 10;
+  // On 10.0 the d 256 kernels have no spills only with it.
+  static constexpr bool kExactWeights = kHeads <= 8 || Element<T>::kBits < 10 || (kArch == 1000 && kHeadDim > 128);
   // Fragments of Q take kSteps * kMatrices * 2 registers; beside a large accumulator they stay in memory.
   static constexpr bool kQueryInRegisters = kHeadDim * kMatrices * kTileMatrices <= 256 && kThreads * kBlocksPerSm <= 384;
   static constexpr int kQueryPitch = kRowBytes + 16;  // of a head; the shift avoids bank conflicts
@@ -276,6 +277,15 @@ class Decoder {
   }
   __device__ std::uint32_t query_address(int number) const {
     return shared_address(shared_) + C::kQueryAt + (number & (C::Queue::kSlots - 1)) * C::kHeads * C::kQueryPitch;
+  }
+  /// What chunks of the rows that this lane reads are stored under. On 10.0 the compiler must not see through it:
+  /// it would keep every address of a tile in a register of its own, and spill.
+  __device__ int swizzle_of_lane() const {
+    int swizzle = lane_ & 7;
+    if constexpr (kArch == 1000) {
+      asm volatile("" : "+r"(swizzle));
+    }
+    return swizzle;
   }
   __device__ int first_head() const { return part_ * C::kMatrices * 8; }
 
@@ -556,8 +566,10 @@ class Decoder {
     }
   }
 
-  /// Dot products, in two sums that do not wait for each other.
+  /// Dot products, in two sums that do not wait for each other; in one on 10.0 where a tile has two matrices, which
+  /// are two chains already (two sums spill there).
   __device__ void score(int sequence, float (&x)[C::kTileMatrices][C::kMatrices][4]) const {
+    constexpr bool kTwoSums = C::kTileMatrices == 1 || kArch != 1000;
     float odd[C::kTileMatrices][C::kMatrices][4];
 #pragma unroll
     for (int t = 0; t < C::kTileMatrices; ++t) {
@@ -568,6 +580,7 @@ class Decoder {
       }
     }
     const std::uint32_t row = stage_address(sequence) + (lane_ % 16) * C::kRowBytes;
+    const int swizzle = swizzle_of_lane();
 #pragma unroll
     for (int d = 0; d < C::kSteps; d += 2) {
       std::uint32_t a[C::kTileMatrices][2][4];
@@ -575,7 +588,7 @@ class Decoder {
       for (int t = 0; t < C::kTileMatrices; ++t) {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-          load_matrices(a[t][i], row + t * kMatrixTokens * C::kRowBytes + ((((d + i) * 2 + lane_ / 16) ^ (lane_ & 7)) << 4));
+          load_matrices(a[t][i], row + t * kMatrixTokens * C::kRowBytes + ((((d + i) * 2 + lane_ / 16) ^ swizzle) << 4));
         }
       }
 #pragma unroll
@@ -585,7 +598,7 @@ class Decoder {
 #pragma unroll
         for (int t = 0; t < C::kTileMatrices; ++t) {
           E::mma(x[t][n], a[t][0], b[0]);
-          E::mma(odd[t][n], a[t][1], b[1]);
+          E::mma(kTwoSums ? odd[t][n] : x[t][n], a[t][1], b[1]);
         }
       }
     }
@@ -594,7 +607,7 @@ class Decoder {
 #pragma unroll
       for (int n = 0; n < C::kMatrices; ++n) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) x[t][n][i] += odd[t][n][i];
+        for (int i = 0; i < 4; ++i) x[t][n][i] += kTwoSums ? odd[t][n][i] : 0.0F;
       }
     }
   }
@@ -695,11 +708,12 @@ class Decoder {
         stage_address(sequence) + C::kTileBytes + (lane_ % 8 + lane_ / 16 * 8) * C::kRowBytes;
 #pragma unroll
     for (int t = 0; t < C::kTileMatrices; ++t) {
+      const int swizzle = swizzle_of_lane();
 #pragma unroll
       for (int d = 0; d < C::kSteps; ++d) {
         std::uint32_t a[4];
         load_matrices_transposed(
-            a, row + t * kMatrixTokens * C::kRowBytes + (((d * 2 + lane_ / 8 % 2) ^ (lane_ & 7)) << 4));
+            a, row + t * kMatrixTokens * C::kRowBytes + (((d * 2 + lane_ / 8 % 2) ^ swizzle) << 4));
 #pragma unroll
         for (int n = 0; n < C::kMatrices; ++n) {
           E::mma(acc_[n][d], a, high[t][n]);

@@ -8,20 +8,14 @@
 
 namespace pkv::cuda {
 
-/// Shared memory that a block of the architecture being compiled can have.
-__device__ constexpr int max_shared_bytes() {
-#if __CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ == 1200
-  return 99 * 1024;
-#elif __CUDA_ARCH__ == 800
-  return 163 * 1024;
-#else
-  return 227 * 1024;
-#endif
-}
+/// Whether a block of the architecture being compiled can have that much shared memory.
+template <class C>
+inline constexpr bool kCanRun = C::kSharedBytes + 1024 <= shared_bytes_per_sm(kArch);
 
 template <class C>
-__global__ void __launch_bounds__(C::kThreads, C::kBlocksPerSm) decode_kernel(const __grid_constant__ LayerParams p) {
-  if constexpr (C::kSharedBytes <= max_shared_bytes()) {  // else never launched: find_mma_kernel passes it over
+__global__ void __launch_bounds__(C::kThreads, blocks_that_fit(kArch, C::kSharedBytes, C::kBlocksPerSm))
+    decode_kernel(const __grid_constant__ LayerParams p) {
+  if constexpr (kCanRun<C>) {  // else never launched: find_mma_kernel passes it over
     extern __shared__ __align__(128) unsigned char shared[];
     start_dependents();
     const DeviceTask task = p.tasks[blockIdx.x];

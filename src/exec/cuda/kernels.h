@@ -26,6 +26,18 @@ struct KernelEntry {
   std::int32_t max_group_size = 0;
 };
 
+/// Shared memory of an SM by architecture as __CUDA_ARCH__ writes it; a block can have 1 KB less.
+constexpr std::int32_t shared_bytes_per_sm(std::int32_t arch) {
+  const std::int32_t kilobytes = arch == 860 || arch == 890 || arch == 1200 ? 100 : arch == 800 ? 164 : 228;
+  return kilobytes * 1024;
+}
+
+/// Blocks of `shared_bytes` that an SM can hold, up to `wanted`: what the registers must leave room for.
+constexpr std::int32_t blocks_that_fit(std::int32_t arch, std::int32_t shared_bytes, std::int32_t wanted) {
+  const std::int32_t fit = shared_bytes_per_sm(arch) / (shared_bytes + 1024);
+  return fit < 1 ? 1 : fit < wanted ? fit : wanted;
+}
+
 /// Every tensor-core kernel, smallest head dimension and group first within a type, wide before narrow.
 std::span<const KernelEntry> mma_kernels();
 

@@ -9,6 +9,12 @@
 
 namespace pkv::cuda {
 
+#ifdef __CUDA_ARCH__
+inline constexpr std::int32_t kArch = __CUDA_ARCH__;
+#else
+inline constexpr std::int32_t kArch = 900;  // the host's pass: anything
+#endif
+
 __device__ __forceinline__ std::uint32_t shared_address(const void* pointer) {
   return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer));
 }

@@ -124,8 +124,10 @@ std::vector<Expected> expected_kernels() {
   return expected;
 }
 
-int register_limit(const KernelEntry& entry) {
-  return std::min(kMaxRegisters, kRegistersPerSm / (entry.threads * entry.blocks_per_sm) / 8 * 8);
+/// `arch`: "sm_90".
+int register_limit(const KernelEntry& entry, const std::string& arch) {
+  const int blocks = blocks_that_fit(std::stoi(arch.substr(3)) * 10, entry.shared_bytes, entry.blocks_per_sm);
+  return std::min(kMaxRegisters, kRegistersPerSm / (entry.threads * blocks) / 8 * 8);
 }
 
 void expect_within_limits(const KernelEntry& entry, const std::string& arch, const Resources& used) {
@@ -134,7 +136,7 @@ void expect_within_limits(const KernelEntry& entry, const std::string& arch, con
   EXPECT_EQ(used.stack_bytes, 0);
   EXPECT_GT(used.registers, 0);
   if (entry.draws_tasks) {  // of the other kernels there are more blocks than fit the GPU anyway
-    EXPECT_LE(used.registers, register_limit(entry))
+    EXPECT_LE(used.registers, register_limit(entry, arch))
         << entry.threads << " threads, " << entry.blocks_per_sm << " blocks an SM";
   }
 }
