@@ -22,8 +22,11 @@ struct EngineOptions {
   /// Routes to choose from by price. Empty: all of our own on a CPU; on a device backend gpu_rule, which
   /// divides the step without prices. Routes of other projects only where the backend supports them.
   std::vector<Route> routes = {};
-  /// Prices of this machine. num_workers is taken from the backend.
-  DeviceProfile profile = {};
+  /// Prices of this machine; num_workers is taken from the backend. Not set: the shipped profile "cpu" on a
+  /// CPU, no prices on a device backend.
+  std::optional<DeviceProfile> profile = std::nullopt;
+  /// Whether the prices follow what steps took.
+  Learning learning = Learning::kOn;
 };
 
 /// Owns a backend. Not thread-safe.
@@ -43,7 +46,8 @@ class Engine {
 
   /// Prices every route and keeps the cheapest plan (or follows gpu_rule, see EngineOptions::routes); makes
   /// the workspace fit it.
-  Result<Decision> decide(const BatchState& batch, DType kv_dtype);
+  /// `order` is that of the pages. Errors: those of Policy::make, Policy::decide and Backend::reserve.
+  Result<Decision> decide(const BatchState& batch, DType kv_dtype, KvOrder order = KvOrder::kHND);
   /// Plans one route without pricing others, with the route's splits or its own choice.
   /// PlanOptions::num_workers is taken from the backend. Errors: as make_plan and Backend::reserve; kUnsupported
   /// for a route that the backend does not run.
@@ -52,14 +56,21 @@ class Engine {
   Result<StepRecord> run(const Decision& decision, const RunArgs& args);
 
   [[nodiscard]] Backend& backend() { return *backend_; }
-  [[nodiscard]] const DeviceProfile& profile() const { return profile_; }
+  /// Not set: nothing is priced.
+  [[nodiscard]] const std::optional<DeviceProfile>& profile() const { return profile_; }
 
  private:
-  Engine(std::unique_ptr<Backend> backend, std::vector<Route> routes, DeviceProfile profile);
-  std::unique_ptr<Backend> backend_;
+  Engine(std::unique_ptr<Backend> backend, std::vector<Route> routes, std::optional<DeviceProfile> profile,
+         Learning learning);
   [[nodiscard]] bool uses_gpu_rule() const;
+  /// The policy for steps like this one; the last one if it fits. Requires a profile.
+  Result<Policy*> policy_for(const BatchState& batch, DType kv_dtype, KvOrder order);
+
+  std::unique_ptr<Backend> backend_;
   std::vector<Route> routes_;  // empty: gpu_rule
-  DeviceProfile profile_;
+  std::optional<DeviceProfile> profile_;
+  Learning learning_ = Learning::kOn;
+  std::optional<Policy> policy_;
 };
 
 }  // namespace pkv
