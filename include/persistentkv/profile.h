@@ -53,8 +53,9 @@ struct ExternalKernel {
   std::int32_t wave_tasks = 1;
   /// Launch, merge and whatever else does not depend on the bytes.
   double launch_ns = 0.0;
-  /// Its planning on the host.
+  /// Its planning on the host: a step, a page id.
   double plan_ns = 0.0;
+  double plan_page_ns = 0.0;
 };
 
 /// The constants of the paper's closed formula, for `--policy paper`.

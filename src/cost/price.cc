@@ -138,6 +138,19 @@ std::int64_t page_chunk_bytes(const PriceInputs& inputs, std::int32_t kv_heads_p
 
 }  // namespace
 
+namespace {
+
+/// Page ids that are checked before a plan is made.
+std::int64_t num_pages(const Plan& plan) {
+  std::int64_t pages = 0;
+  for (const std::int32_t seq_len : plan.seq_lens()) {
+    pages += plan.shape().attended(seq_len).size() / plan.page_size() + 1;
+  }
+  return pages;
+}
+
+}  // namespace
+
 Result<PriceModel> PriceModel::make(const DeviceProfile& profile, const PriceInputs& inputs) {
   PKV_RETURN_IF_ERROR(validate(profile));
   PKV_RETURN_IF_ERROR(validate(inputs.shape));
@@ -290,7 +303,7 @@ Price PriceModel::price_external(const Plan& plan) const {
   price.decode_ns = std::max(price.memory_ns, correction_.memory * longest * token_bytes_ / kernel->task_bytes_per_ns);
   price.tail_ns = price.decode_ns - price.memory_ns;
   price.launch_ns = correction_.fixed * kernel->launch_ns;
-  price.plan_ns = kernel->plan_ns;
+  price.plan_ns = kernel->plan_ns + kernel->plan_page_ns * static_cast<double>(num_pages(plan));
   price.device_ns = price.decode_ns + price.launch_ns;
   return price;
 }
@@ -324,12 +337,8 @@ Price PriceModel::price(const Plan& plan) const {
   price.task_ns = correction_.fixed * profile_.task_ns * counters.num_tasks / num_slots_;
   price.merge_ns = correction_.fixed * static_cast<double>(counters.merge_state_bytes) / profile_.merge_bytes_per_ns;
   price.device_ns = price.decode_ns + price.merge_ns + price.launch_ns;
-  std::int64_t num_pages = 0;
-  for (const std::int32_t seq_len : plan.seq_lens()) {
-    num_pages += inputs_.shape.attended(seq_len).size() / inputs_.page_size + 1;
-  }
   price.plan_ns = profile_.plan_ns + profile_.plan_task_ns * counters.num_tasks +
-                  profile_.plan_page_ns * static_cast<double>(num_pages);
+                  profile_.plan_page_ns * static_cast<double>(num_pages(plan));
   return price;
 }
 

@@ -118,6 +118,7 @@ Status check_external(const std::vector<ExternalKernel>& kernels) {
     PKV_RETURN_IF_ERROR(check_range(field("wave_tasks"), kernels[i].wave_tasks, 1, kMaxTasksInFlight));
     PKV_RETURN_IF_ERROR(check_time(field("launch_ns"), kernels[i].launch_ns));
     PKV_RETURN_IF_ERROR(check_time(field("plan_ns"), kernels[i].plan_ns));
+    PKV_RETURN_IF_ERROR(check_time(field("plan_page_ns"), kernels[i].plan_page_ns));
   }
   return {};
 }

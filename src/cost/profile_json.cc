@@ -149,7 +149,8 @@ void read_lists(Fields& fields, DeviceProfile& profile) {
                                 .task_bytes_per_ns = kernel.number("task_bytes_per_ns"),
                                 .wave_tasks = kernel.count("wave_tasks"),
                                 .launch_ns = kernel.number("launch_ns"),
-                                .plan_ns = kernel.number("plan_ns")});
+                                .plan_ns = kernel.number("plan_ns"),
+                                .plan_page_ns = kernel.number("plan_page_ns")});
   });
 }
 
@@ -271,7 +272,8 @@ std::string profile_json(const DeviceProfile& profile) {
                     {"task_bytes_per_ns", kernel.task_bytes_per_ns},
                     {"wave_tasks", kernel.wave_tasks},
                     {"launch_ns", kernel.launch_ns},
-                    {"plan_ns", kernel.plan_ns}});
+                    {"plan_ns", kernel.plan_ns},
+                    {"plan_page_ns", kernel.plan_page_ns}});
   }
   json["external"] = std::move(list);
   return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
