@@ -13,6 +13,7 @@
 #include "base/math.h"
 #include "base/random.h"
 #include "exec/cpu/cpu_backend.h"
+#include "persistentkv/decision.h"
 #include "persistentkv/plan.h"
 
 namespace pkv {
@@ -23,9 +24,13 @@ struct Options {
   AttentionShape shape;
   std::int32_t page_size = 16;
   std::string dtype = "f16";
+  std::string q_dtype;  // empty: as dtype
+  std::int64_t cache_kb = 256;
   std::string order = "HND";
-  std::vector<std::string> routes = {"row", "split", "workqueue", "pages"};
+  std::vector<std::string> routes = {"row", "split", "workqueue", "pages", "rule"};
   std::int32_t splits = 0;
+  std::int32_t heads_per_task = 0;
+  std::string merge = "separate";
   std::int32_t threads = 0;
   std::string isa;
   std::int32_t repeats = 20;
@@ -72,10 +77,17 @@ class Pool {
   }
 
   /// The next batch: other pages than the batches before, as far as the pool reaches.
-  Result<BatchState> next_batch(const Options& options) {
-    for (std::int32_t& page : indices_) {
-      page = order_[next_++ % order_.size()];
+  /// In the cache: the rows repeat a few pages, so that after the first tiles nothing comes from memory.
+  enum class From : std::uint8_t { kMemory, kCache };
+  Result<BatchState> next_batch(const Options& options, From from = From::kMemory) {
+    const std::int64_t page_bytes = 2 * kv_.layout.page_elements() * dtype_bytes(kv_.dtype);
+    const std::size_t reach =
+        from == From::kMemory ? order_.size() : std::max<std::int64_t>(options.cache_kb * 1024 / page_bytes, 1);
+    const std::size_t first = next_ % order_.size();
+    for (std::size_t i = 0; i < indices_.size(); ++i) {
+      indices_[i] = order_[(first + i % reach) % order_.size()];
     }
+    next_ += indices_.size();
     Result<BlockTable> table = BlockTable::csr(indptr_, indices_);
     return table.ok() ? BatchState::make({.shape = options.shape,
                                           .page_size = options.page_size,
@@ -105,8 +117,11 @@ class Pool {
 };
 
 struct RouteSamples {
+  std::string name;
+  PlanOptions options;
+  bool by_rule = false;  // cpu_rule divides every step anew
   Plan plan;
-  std::vector<double> gb_per_s, share, dispatch_us, merge_us;
+  std::vector<double> gb_per_s, share, share_of_bound, in_cache_gb_per_s, wall_us, plan_us, dispatch_us, merge_us;
 };
 
 Result<nlohmann::json> measure(const Options& options) {
@@ -145,7 +160,8 @@ Result<nlohmann::json> measure(const Options& options) {
   }
   std::vector<RouteSamples> routes;
   for (const std::string& name : options.routes) {
-    const Result<Route> route = parse_route(name);
+    const bool by_rule = name == "rule";
+    const Result<Route> route = by_rule ? Route::kPages : parse_route(name);
     if (!route.ok()) {
       return route.error();
     }
@@ -153,19 +169,43 @@ Result<nlohmann::json> measure(const Options& options) {
     if (options.splits > 0 && *route != Route::kRow) {
       plan_options.splits = options.splits;
     }
+    if (options.heads_per_task > 0) {
+      plan_options.kv_heads_per_task = options.heads_per_task;
+    }
+    const Result<MergeMode> merge = parse_merge_mode(options.merge);
+    if (!merge.ok()) {
+      return merge.error();
+    }
+    if (*route != Route::kRow) {
+      plan_options.merge = *merge;
+    }
+    if (by_rule) {
+      plan_options = cpu_rule(*batch, *layout, *dtype, backend.num_workers());
+    }
     Result<Plan> plan = make_plan(*batch, plan_options);
     if (!plan.ok()) {
       return plan.error();
     }
     PKV_RETURN_IF_ERROR(backend.reserve(*plan));
-    routes.push_back({.plan = *std::move(plan), .gb_per_s = {}, .share = {}, .dispatch_us = {}, .merge_us = {}});
+    RouteSamples samples;
+    samples.name = name;
+    samples.options = plan_options;
+    samples.by_rule = by_rule;
+    samples.plan = *std::move(plan);
+    routes.push_back(std::move(samples));
   }
 
   const std::size_t q_elements = options.lens.size() * static_cast<std::size_t>(options.shape.num_q_heads) *
                                  static_cast<std::size_t>(options.shape.head_dim);
-  std::vector<float> q(q_elements), out(q_elements);
+  const Result<DType> q_dtype = parse_dtype(options.q_dtype.empty() ? options.dtype : options.q_dtype);
+  if (!q_dtype.ok()) {
+    return q_dtype.error();
+  }
+  std::vector<float> q(q_elements), out(q_elements);  // q: large enough for every type
   SplitMix64 random(4);
-  std::generate(q.begin(), q.end(), [&] { return random.normal(); });
+  for (std::size_t i = 0; i < q_elements; ++i) {
+    store_element(q.data(), *q_dtype, static_cast<std::int64_t>(i), random.normal());
+  }
   const double bytes = static_cast<double>(kv_bytes(batch->attended_tokens(), options.shape, *dtype));
   std::vector<double> probe_gb_per_s;
   constexpr std::int32_t kWarmUp = 2;
@@ -176,44 +216,77 @@ Result<nlohmann::json> measure(const Options& options) {
       if (!probe.ok()) {
         return probe.error();
       }
-      batch = pool->next_batch(options);
-      const Result<RunTimes> times =
-          backend.run(route.plan, {.batch = *batch,
-                                   .q = dense_queries(q.data(), DType::kF32, options.shape),
-                                   .kv = pool->kv(),
-                                   .out = dense_outputs(out.data(), DType::kF32, options.shape)});
-      if (!times.ok()) {
-        return times.error();
+      double gb_per_s[2] = {};
+      double wall_us = 0.0;
+      double plan_us = 0.0;
+      RunTimes memory_times;
+      for (const auto from : {Pool::From::kCache, Pool::From::kMemory}) {
+        batch = pool->next_batch(options, from);
+        const std::int64_t begin_ns = now_ns();
+        const PlanOptions plan_options =
+            route.by_rule ? cpu_rule(*batch, *layout, *dtype, backend.num_workers()) : route.options;
+        Result<Plan> plan = make_plan(*batch, plan_options, std::move(route.plan));
+        if (!plan.ok()) {
+          return plan.error();
+        }
+        route.plan = *std::move(plan);
+        const std::int64_t planned_ns = now_ns();
+        const Result<RunTimes> times =
+            backend.run(route.plan, {.batch = *batch,
+                                     .q = dense_queries(q.data(), *q_dtype, options.shape),
+                                     .kv = pool->kv(),
+                                     .out = dense_outputs(out.data(), DType::kF32, options.shape)});
+        if (!times.ok()) {
+          return times.error();
+        }
+        memory_times = *times;
+        plan_us = static_cast<double>(planned_ns - begin_ns) / 1e3;
+        wall_us = static_cast<double>(now_ns() - begin_ns) / 1e3;  // planning included
+        gb_per_s[static_cast<int>(from)] = bytes / (wall_us * 1e3);
       }
       if (repeat >= 0) {
-        const double gb_per_s = bytes / static_cast<double>(times->total_ns);
+        const double rate = gb_per_s[static_cast<int>(Pool::From::kMemory)];
+        const double in_cache = gb_per_s[static_cast<int>(Pool::From::kCache)];
         probe_gb_per_s.push_back(probe->gb_per_s());
-        route.gb_per_s.push_back(gb_per_s);
-        route.share.push_back(gb_per_s / probe->gb_per_s());
-        route.dispatch_us.push_back(static_cast<double>(times->dispatch_ns) / 1e3);
-        route.merge_us.push_back(static_cast<double>(times->merge_ns) / 1e3);
+        route.gb_per_s.push_back(rate);
+        route.in_cache_gb_per_s.push_back(in_cache);
+        route.share.push_back(rate / probe->gb_per_s());
+        route.share_of_bound.push_back(rate / std::min(probe->gb_per_s(), in_cache));
+        route.wall_us.push_back(wall_us);
+        route.plan_us.push_back(plan_us);
+        route.dispatch_us.push_back(static_cast<double>(memory_times.dispatch_ns) / 1e3);
+        route.merge_us.push_back(static_cast<double>(memory_times.merge_ns) / 1e3);
       }
     }
   }
-  nlohmann::json report = {{"device", backend.describe()},
-                           {"isa", isa_name(backend.isa())},
-                           {"huge_pages", huge_page_mode_name(backend.topology().huge_pages)},
-                           {"lens", options.lens},
-                           {"dtype", options.dtype},
-                           {"order", options.order},
-                           {"page_size", options.page_size},
-                           {"q_heads", options.shape.num_q_heads},
-                           {"kv_heads", options.shape.num_kv_heads},
-                           {"head_dim", options.shape.head_dim},
-                           {"repeats", options.repeats},
-                           {"probe_gb_per_s", spread(probe_gb_per_s)},
-                           {"routes", nlohmann::json::array()}};
+  nlohmann::json report = {
+      {"device", backend.describe()},
+      {"isa", isa_name(backend.isa())},
+      {"huge_pages", huge_page_mode_name(backend.topology().huge_pages)},
+      {"lens", options.lens},
+      {"dtype", options.dtype},
+      {"order", options.order},
+      {"page_size", options.page_size},
+      {"q_dtype", dtype_name(*q_dtype)},
+      {"in_cache_kb", options.cache_kb},
+      {"kernel", decode_kernel_name(decode_kernel(backend.isa(), options.shape, *dtype, *q_dtype))},
+      {"q_heads", options.shape.num_q_heads},
+      {"kv_heads", options.shape.num_kv_heads},
+      {"head_dim", options.shape.head_dim},
+      {"repeats", options.repeats},
+      {"probe_gb_per_s", spread(probe_gb_per_s)},
+      {"routes", nlohmann::json::array()}};
   for (RouteSamples& route : routes) {
-    report["routes"].push_back({{"name", route_name(route.plan.route())},
+    report["routes"].push_back({{"name", route.name},
                                 {"splits", route.plan.max_splits()},
                                 {"tasks", route.plan.counters().num_tasks},
                                 {"gb_per_s", spread(route.gb_per_s)},
+                                {"in_cache_gb_per_s", spread(route.in_cache_gb_per_s)},
                                 {"share_of_probe", spread(route.share)},
+                                {"share_of_bound", spread(route.share_of_bound)},
+                                {"heads_per_task", route.plan.kv_heads_per_task()},
+                                {"wall_us", spread(route.wall_us)},
+                                {"plan_us", spread(route.plan_us)},
                                 {"dispatch_us", spread(route.dispatch_us)},
                                 {"merge_us", spread(route.merge_us)}});
   }
@@ -232,11 +305,18 @@ int main(int argc, char** argv) {
   app.add_option("--head-dim", options.shape.head_dim)->capture_default_str();
   app.add_option("--page-size", options.page_size)->check(CLI::Range(1, 256))->capture_default_str();
   app.add_option("--dtype", options.dtype, "f32, f16 or bf16")->capture_default_str();
+  app.add_option("--q-dtype", options.q_dtype, "as --dtype when not set");
+  app.add_option("--in-cache-kb", options.cache_kb, "K and V in the cache: pages of so many KiB, repeated")
+      ->capture_default_str();
   app.add_option("--layout", options.order, "HND or NHD")->capture_default_str();
-  app.add_option("--routes", options.routes)->delimiter(',')->capture_default_str();
+  app.add_option("--routes", options.routes, "Routes, or rule: as cpu_rule divides the step")
+      ->delimiter(',')
+      ->capture_default_str();
   app.add_option("--splits", options.splits, "0: each route chooses")->capture_default_str();
+  app.add_option("--heads-per-task", options.heads_per_task, "0: each route chooses")->capture_default_str();
+  app.add_option("--merge", options.merge, "separate or fused")->capture_default_str();
   app.add_option("--threads", options.threads, "0: one a physical core")->capture_default_str();
-  app.add_option("--isa", options.isa, "portable, avx2 or avx512; the best when not set");
+  app.add_option("--isa", options.isa, "portable, avx2, avx512 or avx512bf16; the best when not set");
   app.add_option("--repeats", options.repeats)->check(CLI::Range(1, 100000))->capture_default_str();
   app.add_option("--pool-caches", options.pool_caches, "K,V pool in multiples of the last-level cache")
       ->capture_default_str();

@@ -22,6 +22,7 @@ import step_cases
 import supervise
 
 REPEATS, WARMUPS = 7, 2
+SLOW_SECONDS = 0.05            # a call that takes longer is left out, with a word
 MIN_READ_BYTES = 420 << 20     # of a replay; over four times the L2 of an H100 (50 MB) or H200
 GOOD_READ_BYTES = 1600 << 20   # ... so that the first kernel's start weighs little, where that takes
 MAX_CALLS = 16                 # ... no more calls than this
@@ -356,6 +357,15 @@ class Bench:
                     times[name].append(t)
         return {name: (statistics.median(t), (max(t) - min(t)) / statistics.median(t)) for name, t in times.items()}
 
+    def require_speed(self, case, engine):
+        """Some paths of FlashInfer take seconds on some steps: hundreds of such calls are no measurement."""
+        begun = time.perf_counter()
+        engine.run(case.q, *case.kv[0])
+        self.torch.cuda.synchronize()
+        seconds = time.perf_counter() - begun
+        if seconds > SLOW_SECONDS:
+            raise RuntimeError(f"a call takes {seconds:.2f} s")
+
     def prepare(self, case, name, build, row, progress, reference, runner=Graph):
         """One engine checked and captured, or None with its failure in the row."""
         if not progress.allows(name):
@@ -366,6 +376,7 @@ class Bench:
             engine = build()
             out = engine.run(case.q, *case.kv[0])
             self.torch.cuda.synchronize()
+            self.require_speed(case, engine)
             if out is not None and reference:
                 error = self.error(case, out, reference)
                 row[f"{name}_err"] = error

@@ -26,7 +26,7 @@ struct PeerCase {
   std::int32_t splits;
   std::int32_t fused;
   std::int32_t entry;  // a DecodeEntry
-  std::int32_t width;  // 1 + Width
+  std::int32_t width;  // 1 + KernelWidth
   std::int32_t tile_tokens;
   std::int64_t num_pages;
   const std::int32_t* seq_lens;
@@ -48,7 +48,7 @@ class Peer {
     backend_->set_stream(stream);
     dynamic_cast<cuda::Backend&>(*backend_).set_decode_entry(static_cast<cuda::DecodeEntry>(peer_case.entry));
     dynamic_cast<cuda::Backend&>(*backend_).set_width(
-        peer_case.width == 0 ? std::nullopt : std::optional(static_cast<cuda::Width>(peer_case.width - 1)));
+        peer_case.width == 0 ? std::nullopt : std::optional(static_cast<KernelWidth>(peer_case.width - 1)));
     AttentionShape shape;
     shape.num_q_heads = peer_case.num_q_heads;
     shape.num_kv_heads = peer_case.num_kv_heads;
@@ -75,8 +75,8 @@ class Peer {
   Status run(const void* q, const void* k, const void* v, void* out, void* stream) {
     backend_->set_stream(stream);
     const AttentionShape& shape = batch_.shape();
-    auto layout = KvLayout::make(case_.nhd != 0 ? KvOrder::kNHD : KvOrder::kHND, KvPacking::kSeparate,
-                                 case_.page_size, shape);
+    auto layout =
+        KvLayout::make(case_.nhd != 0 ? KvOrder::kNHD : KvOrder::kHND, KvPacking::kSeparate, case_.page_size, shape);
     if (!layout.ok()) return layout.error();
     RunArgs args;
     args.batch = batch_;
@@ -90,9 +90,9 @@ class Peer {
   [[nodiscard]] std::string describe() const {
     const PlanCounters& counters = plan_.counters();
     char text[256];
-    std::snprintf(text, sizeof text, "%s splits<=%d tasks=%d slots=%d launches=%d %s %s", route_name(plan_.route()).data(),
-                  plan_.max_splits(), counters.num_tasks, counters.num_partial_slots, counters.num_launches,
-                  merge_mode_name(plan_.merge_mode()).data(), kernel_.c_str());
+    std::snprintf(text, sizeof text, "%s splits<=%d tasks=%d slots=%d launches=%d %s %s",
+                  route_name(plan_.route()).data(), plan_.max_splits(), counters.num_tasks, counters.num_partial_slots,
+                  counters.num_launches, merge_mode_name(plan_.merge_mode()).data(), kernel_.c_str());
     return text;
   }
 

@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 
-STALL_SECONDS = 100  # without a line from the child
+STALL_SECONDS = 30  # without a line from the child; run-time modules are built ahead
 LAST_SECONDS = 12    # of the limit: the child is to end by then, and is ended by then plus half of it
 
 

@@ -15,12 +15,13 @@ namespace pkv {
 
 /// Instruction sets that a kernel was compiled for.
 enum class Isa : std::uint8_t {
-  kPortable,  // what every CPU of the build's architecture has: SSE2 on x86-64, NEON on Arm
-  kAvx2,      // AVX2, FMA, F16C
-  kAvx512,    // AVX-512 F, BW, DQ, VL
+  kPortable,    // what every CPU of the build's architecture has: SSE2 on x86-64, NEON on Arm
+  kAvx2,        // AVX2, FMA, F16C
+  kAvx512,      // AVX-512 F, BW, DQ, VL
+  kAvx512Bf16,  // and AVX512-BF16: vdpbf16ps where K, V and queries are bf16
 };
 
-/// "portable", "avx2", "avx512".
+/// "portable", "avx2", "avx512", "avx512bf16".
 std::string_view isa_name(Isa isa);
 /// Errors: kInvalidArgument that lists the names.
 Result<Isa> parse_isa(std::string_view name);

@@ -2,6 +2,7 @@
 // Not here: prices (price.h), measuring a device (pkv calibrate), running (backend.h).
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -12,6 +13,7 @@
 #include "persistentkv/backend.h"
 #include "persistentkv/batch.h"
 #include "persistentkv/dtype.h"
+#include "persistentkv/layout.h"
 #include "persistentkv/plan.h"
 #include "persistentkv/price.h"
 #include "persistentkv/profile.h"
@@ -23,6 +25,25 @@ namespace pkv {
 /// that few long tasks or many short ones alike keep every SM reading until the end, and no row more than
 /// that. For AttentionShape and lengths of any kind; measured on an H100 (docs/performance.md).
 PlanOptions gpu_rule(const BatchState& batch, std::int32_t num_sms);
+
+/// Read bandwidth of all workers together by the bytes of K (or V) that a task reads in one go, as the decode
+/// kernel reads them. Facts of a machine; the defaults are 2 cores of a Zen 4 server (docs/decisions/0006).
+struct ReadCurve {
+  struct Point {
+    std::int64_t bytes = 0;
+    double bytes_per_ns = 0.0;
+  };
+  /// Ascending by bytes; between two points bandwidth is linear, outside it is that of the nearest.
+  std::array<Point, 6> points = {
+      {{2048, 18.0}, {4096, 21.0}, {8192, 24.0}, {16384, 28.0}, {32768, 30.5}, {65536, 32.5}}};
+
+  [[nodiscard]] double bytes_per_ns(std::int64_t bytes) const;
+};
+
+/// How a step is divided on a CPU: route pages with one KV head, a run of heads or all heads a task, chosen by
+/// layout, page size, lengths and the bandwidth by chunk size; splits that level the workers; fused merges.
+PlanOptions cpu_rule(const BatchState& batch, const KvLayout& layout, DType kv_dtype, std::int32_t num_workers,
+                     const ReadCurve& curve = {});
 
 enum class PolicyKind : std::uint8_t {
   kAuto,   // every candidate priced by PriceModel, the cheapest runs
@@ -83,11 +104,16 @@ class Policy {
   /// kAuto: for every number of KV heads a task that divides them, whole rows, equal chunks (split, pages) and
   /// equal counts (workqueue) for an eighth to eight tasks a slot are outlined; the likeliest are planned and priced
   /// until nothing that is left can be cheaper by 0.2%, or tasks beyond kPricedTasks (and 4 a slot) have been priced.
-  /// padded and bucket are workqueue with empty tasks or more launches, so they are looked at only without it. kPaper:
-  /// groups other than 4, steps whose longest row is under 16,384 tokens and batches of 2 to 7 rows go to FlashInfer,
-  /// or to `row` where there is none; one row goes to bucket, 8 or more to workqueue, with the multiple of four splits
-  /// whose formula is least. `recycled`: the plan of a decision that is no longer needed. Errors: kInvalidArgument (a
-  /// batch of another shape or page size), those of make_plan.
+  /// padded and bucket are workqueue with empty tasks or more launches, so they are looked at only alone. On CPUs
+  /// merges are fused, which saves their launch.
+  ///
+  /// kPaper: groups other than 4, steps whose longest row is under 16,384 tokens and batches of 2 to 7 rows go to
+  /// FlashInfer, or to `row` where there is none; one row goes to bucket, 8 or more to workqueue, with the multiple
+  /// of four splits whose formula is least.
+  ///
+  /// `recycled`: the plan of a decision that is no longer needed.
+  ///
+  /// Errors: kInvalidArgument (a batch of another shape or page size), those of make_plan.
   Result<Decision> decide(const BatchState& batch, Plan&& recycled = {});
 
   /// Tells what a decided step took. Moves the correction by a fraction of the error, each term by its part in

@@ -19,9 +19,11 @@ namespace pkv {
 struct EngineOptions {
   /// Of the backend that create() makes; not used with a backend of the caller's.
   CpuOptions cpu = {};
-  /// Routes to choose from by price. Empty: all of our own on a CPU; on a device backend gpu_rule, which
-  /// divides the step without prices. Routes of other projects only where the backend supports them.
+  /// Routes to choose from by price. Empty: cpu_rule or, on a device backend, gpu_rule, which divide the step
+  /// without comparing routes. Routes of other projects only where the backend supports them.
   std::vector<Route> routes = {};
+  /// What cpu_rule knows about this machine's memory.
+  ReadCurve read_curve = {};
   /// Prices of this machine; num_workers is taken from the backend. Not set: the shipped profile "cpu" on a
   /// CPU, no prices on a device backend.
   std::optional<DeviceProfile> profile = std::nullopt;
@@ -44,10 +46,11 @@ class Engine {
   /// On a backend of the caller's, which the engine keeps. Errors: kInvalidArgument (no backend), and as above.
   static Result<Engine> create(std::unique_ptr<Backend> backend, const EngineOptions& options);
 
-  /// Prices every route and keeps the cheapest plan (or follows gpu_rule, see EngineOptions::routes); makes
-  /// the workspace fit it.
-  /// `order` is that of the pages. Errors: those of Policy::make, Policy::decide and Backend::reserve.
-  Result<Decision> decide(const BatchState& batch, DType kv_dtype, KvOrder order = KvOrder::kHND);
+  /// Follows the rule of the backend, or prices every route and keeps the cheapest plan (EngineOptions::routes);
+  /// makes the workspace fit it. `layout` is that of K and V in run(): it says how many KV heads lie together.
+  Result<Decision> decide(const BatchState& batch, DType kv_dtype, const KvLayout& layout);
+  /// The same for dense HND pages.
+  Result<Decision> decide(const BatchState& batch, DType kv_dtype);
   /// Plans one route without pricing others, with the route's splits or its own choice.
   /// PlanOptions::num_workers is taken from the backend. Errors: as make_plan and Backend::reserve; kUnsupported
   /// for a route that the backend does not run.
@@ -60,14 +63,14 @@ class Engine {
   [[nodiscard]] const std::optional<DeviceProfile>& profile() const { return profile_; }
 
  private:
-  Engine(std::unique_ptr<Backend> backend, std::vector<Route> routes, std::optional<DeviceProfile> profile,
-         Learning learning);
-  [[nodiscard]] bool uses_gpu_rule() const;
+  Engine(std::unique_ptr<Backend> backend, const EngineOptions& options, std::optional<DeviceProfile> profile);
+  Result<Decision> follow_rule(const BatchState& batch, DType kv_dtype, const KvLayout& layout);
   /// The policy for steps like this one; the last one if it fits. Requires a profile.
   Result<Policy*> policy_for(const BatchState& batch, DType kv_dtype, KvOrder order);
 
   std::unique_ptr<Backend> backend_;
-  std::vector<Route> routes_;  // empty: gpu_rule
+  std::vector<Route> routes_;  // empty: the backend's rule
+  ReadCurve read_curve_;
   std::optional<DeviceProfile> profile_;
   Learning learning_ = Learning::kOn;
   std::optional<Policy> policy_;

@@ -33,9 +33,7 @@ inline constexpr Route kAllRoutes[] = {Route::kRow,   Route::kPadded,    Route::
 
 /// The routes that are not ours: run only by a backend that was built with that project.
 inline constexpr Route kExternalRoutes[] = {Route::kFlashInferCore, Route::kFlashInferTensor};
-constexpr bool is_external(Route route) {
-  return route == Route::kFlashInferCore || route == Route::kFlashInferTensor;
-}
+constexpr bool is_external(Route route) { return route == Route::kFlashInferCore || route == Route::kFlashInferTensor; }
 
 /// "row", "padded", "bucket", "split", "workqueue", "pages", "flashinfer-core", "flashinfer-tensor".
 std::string_view route_name(Route route);
@@ -121,14 +119,14 @@ struct PlanOptions {
   /// KV heads a task; all heads for `pages`, else one, when not set. The last task of a row takes
   /// what is left.
   std::optional<std::int32_t> kv_heads_per_task = std::nullopt;
-  /// kFused takes one KV head a task: the last finisher of each (row, KV head) is counted.
+  /// kFused: the last finisher of each (row, run of KV heads) is counted. GPUs take one KV head a task with it.
   MergeMode merge = MergeMode::kSeparate;
 };
 
 /// Immutable after make_plan; any backend runs any plan. It carries the lengths and the shape that
 /// it was made for, and run() refuses a batch that differs. A row that attends to no token has no task
 /// in a compact route (split, workqueue, pages); its output comes from a merge range with no splits, or,
-/// where merges are fused, from one empty task a KV head.
+/// where merges are fused, from one empty task a run of KV heads.
 class Plan {
  public:
   Plan() = default;

@@ -1,81 +1,100 @@
-// The rule that divides a step on a GPU. Host arithmetic over lengths: a few nanoseconds a row.
-// Not here: prices (roofline.cc), kernels.
-//
-// What an H100 showed (docs/performance.md): rows of one length end level in one wave of equal tasks. Rows of
-// many lengths do not; there four tasks an SM, drawn longest first, are better than one or two (B4 bimodal:
-// 111 us in chunks of 1024 tokens, 116 of 2048, 118 of 4096). With more units than SMs no row needs
-// splitting but the very long.
+// The rule that divides a step on a GPU: a few chunk lengths are priced with every kernel of the shape's class, and the
+// cheapest is kept. Host arithmetic over lengths, a few nanoseconds a row and chunk.
+// Not here: prices (gpu_kernels.cc), the paper's formula (roofline.cc).
 #include <algorithm>
+#include <limits>
+#include <vector>
 
 #include "base/math.h"
+#include "cost/gpu_kernels.h"
 #include "persistentkv/decision.h"
 #include "persistentkv/layout.h"
 
 namespace pkv {
 namespace {
 
-constexpr std::int64_t kMinChunkTokens = 128;    // a tile a warp
-constexpr std::int64_t kWaveChunkTokens = 2048;  // of a step in waves: the last tasks level out
-constexpr std::int64_t kShortChunkTokens = 1024;
-constexpr std::int64_t kLevelChunkTokens = 8192;  // above, SMs drift apart within one task
-constexpr std::int64_t kUnitChunkTokens = 4096;   // of a step with more units than SMs
-constexpr std::int64_t kWaves = 4;
+constexpr std::int32_t kTileTokens = 64;
+constexpr std::int64_t kMinChunkTokens = 128;  // a tile a warp of a wide kernel
+constexpr std::int64_t kMaxTasksPerSm = 64;    // of cut rows
+constexpr std::int64_t kMaxSplits = 1 << 16;
 
-struct StepSize {
-  std::int64_t longest = 0;   // tokens of a row
-  std::int64_t shortest = 0;  // of those that attend to anything
-  std::int64_t rows = 0;      // that attend to anything
-  std::int64_t tokens = 0;    // of all units: (row, KV head)
+class Search {
+ public:
+  Search(const BatchState& batch, std::int32_t num_sms)
+      : shape_(batch.shape()), kernels_(gpu_kernel_class(batch.shape())), num_sms_(num_sms) {
+    lens_.reserve(static_cast<std::size_t>(batch.num_rows()));
+    for (std::int32_t row = 0; row < batch.num_rows(); ++row) {
+      const std::int64_t tokens = batch.attended(row).size();
+      if (tokens > 0) {
+        lens_.push_back(tokens);
+        longest_ = std::max(longest_, tokens);
+        tokens_ += tokens * shape_.num_kv_heads;
+      }
+    }
+  }
+
+  /// Splits of the longest row; 1 without rows.
+  std::int32_t splits() {
+    if (lens_.empty()) {
+      return 1;
+    }
+    consider(longest_);
+    try_even_waves();
+    const std::int64_t least =
+        std::max({kMinChunkTokens, tokens_ / (kMaxTasksPerSm * num_sms_), longest_ / kMaxSplits});
+    for (std::int64_t chunk = kMinChunkTokens; chunk < longest_; chunk *= 2) {
+      if (chunk >= least) consider(chunk);
+      if (chunk + chunk / 2 >= least && chunk + chunk / 2 < longest_) consider(chunk + chunk / 2);
+    }
+    return best_splits_;
+  }
+
+ private:
+  /// As many splits as fill the blocks of each kernel once.
+  void try_even_waves() {
+    const auto units = static_cast<std::int64_t>(lens_.size()) * shape_.num_kv_heads;
+    for (const GpuKernelCost& kernel : kernels_.widths) {
+      const std::int64_t splits = std::int64_t{num_sms_} * kernel.blocks_per_sm / units;
+      if (splits > 1) {
+        const std::int64_t chunk = ceil_div(longest_, splits);
+        if (chunk >= kMinChunkTokens) consider(chunk);
+      }
+    }
+  }
+
+  /// As make_plan cuts it.
+  void consider(std::int64_t chunk) {
+    const std::int64_t splits = ceil_div(longest_, chunk);
+    const std::int64_t tiles = ceil_div<std::int64_t>(longest_, kTileTokens);
+    const std::int64_t chunk_tiles = ceil_div(tiles, splits);
+    TaskSizes sizes(std::min(longest_, chunk_tiles * kTileTokens));
+    for (const std::int64_t tokens : lens_) {
+      const std::int64_t row_splits = ceil_div(ceil_div<std::int64_t>(tokens, kTileTokens), chunk_tiles);
+      sizes.add(ceil_div(tokens, row_splits), row_splits * shape_.num_kv_heads);
+      sizes.add_slots(row_splits > 1 ? row_splits * shape_.num_kv_heads : 0);
+    }
+    const double price = cheapest_width(shape_, kernels_, sizes, num_sms_).price_us;
+    if (price < best_price_) {
+      best_price_ = price;
+      best_splits_ = static_cast<std::int32_t>(splits);
+    }
+  }
+
+  const AttentionShape& shape_;
+  const GpuKernelClass& kernels_;
+  const std::int32_t num_sms_;
+  std::vector<std::int64_t> lens_;  // of rows that attend to anything
+  std::int64_t longest_ = 0;
+  std::int64_t tokens_ = 0;  // of all (row, KV head)
+  double best_price_ = std::numeric_limits<double>::infinity();
+  std::int32_t best_splits_ = 1;
 };
-
-StepSize measure(const BatchState& batch) {
-  StepSize size;
-  for (std::int32_t row = 0; row < batch.num_rows(); ++row) {
-    const std::int64_t tokens = batch.attended(row).size();
-    size.longest = std::max(size.longest, tokens);
-    size.shortest = tokens > 0 && (size.rows == 0 || tokens < size.shortest) ? tokens : size.shortest;
-    size.rows += tokens > 0 ? 1 : 0;
-  }
-  size.tokens = batch.attended_tokens() * batch.shape().num_kv_heads;
-  return size;
-}
-
-/// The chunk by which rows of one length run in one wave of nearly even tasks; 0 if there is none. On about
-/// half of the SMs whole rows do: nothing is left to merge.
-std::int64_t one_wave_chunk(const StepSize& size, std::int64_t units, std::int32_t num_sms) {
-  if (size.longest - size.shortest > size.longest / 16) {
-    return 0;
-  }
-  const bool half_is_busy = 2 * units + num_sms / 16 >= num_sms;
-  const std::int64_t splits = half_is_busy ? 1 : num_sms / units;
-  const std::int64_t chunk = std::max(kMinChunkTokens, ceil_div(size.longest, splits));
-  return chunk <= kLevelChunkTokens ? chunk : 0;
-}
-
-std::int64_t choose_chunk(const BatchState& batch, const StepSize& size, std::int32_t num_sms) {
-  const std::int64_t units = size.rows * batch.shape().num_kv_heads;
-  if (units > num_sms) {
-    return kUnitChunkTokens;
-  }
-  const std::int64_t wave = one_wave_chunk(size, units, num_sms);
-  if (wave > 0) {
-    return wave;
-  }
-  const std::int64_t share = ceil_div<std::int64_t>(size.tokens, num_sms);
-  // Of a small step an even share of it at once: tasks below kShortChunkTokens cost more than they level.
-  const std::int64_t least = std::clamp(share, kMinChunkTokens, kShortChunkTokens);
-  return std::clamp(ceil_div(share, kWaves), least, kWaveChunkTokens);
-}
 
 }  // namespace
 
 PlanOptions gpu_rule(const BatchState& batch, std::int32_t num_sms) {
-  const StepSize size = measure(batch);
-  PlanOptions options = {.route = Route::kSplit, .num_workers = num_sms, .tile_tokens = 64};
-  if (size.rows > 0) {
-    const std::int64_t chunk = choose_chunk(batch, size, num_sms);
-    options.splits = static_cast<std::int32_t>(ceil_div(size.longest, chunk));
-  }
+  PlanOptions options = {.route = Route::kSplit, .num_workers = num_sms, .tile_tokens = kTileTokens};
+  options.splits = Search(batch, num_sms).splits();
   return options;
 }
 

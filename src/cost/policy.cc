@@ -165,6 +165,7 @@ void Policy::outline(Route route, std::int32_t kv_heads_per_task, std::int32_t s
   const AttentionShape& shape = model_.inputs().shape;
   const std::int32_t runs = ceil_div(shape.num_kv_heads, kv_heads_per_task);
   const std::int32_t chunk = std::max(1, ceil_div(max_tiles_, splits));
+  const bool fuses = model_.profile().kind == DeviceKind::kCpu;
   std::int64_t parts = 0;
   std::int64_t slots = 0;
   bool has_merges = false;
@@ -173,7 +174,7 @@ void Policy::outline(Route route, std::int32_t kv_heads_per_task, std::int32_t s
     const std::int32_t own = route == Route::kRow         ? 1
                              : route == Route::kWorkqueue ? std::min(splits, tiles)
                                                           : ceil_div(tiles, chunk);
-    parts += own;
+    parts += fuses ? std::max(own, 1) : own;  // without a merge launch an empty row has a task
     slots += own > 1 ? own : 0;
     has_merges = has_merges || own != 1;
     long_tiles = std::max(long_tiles, own > 0 ? tiles / own : 0);
@@ -183,12 +184,13 @@ void Policy::outline(Route route, std::int32_t kv_heads_per_task, std::int32_t s
                  .splits = splits,
                  .num_workers = model_.num_slots(),
                  .tile_tokens = kTileTokens,
-                 .kv_heads_per_task = kv_heads_per_task};
+                 .kv_heads_per_task = kv_heads_per_task,
+                 .merge = fuses ? MergeMode::kFused : MergeMode::kSeparate};
   choice.outline = {.attended_tokens = attended_tokens_,
                     .num_tasks = parts * runs,
                     .merge_state_bytes = slots * shape.num_kv_heads * shape.group_size() * (shape.head_dim + 2) * 4,
                     .num_decode_launches = parts > 0 ? 1 : 0,
-                    .num_merge_launches = has_merges ? 1 : 0,
+                    .num_merge_launches = has_merges && !fuses ? 1 : 0,
                     .kv_heads_per_task = kv_heads_per_task,
                     .long_task_tokens = std::int64_t{std::max(0, long_tiles - 1)} * kTileTokens * kv_heads_per_task};
   choice.least_ns = model_.least_ns(choice.outline, num_pages_);

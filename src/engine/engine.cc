@@ -22,11 +22,12 @@ Status check_route(const Backend& backend, Route route) {
 
 }  // namespace
 
-Engine::Engine(std::unique_ptr<Backend> backend, std::vector<Route> routes, std::optional<DeviceProfile> profile,
-               Learning learning)
-    : backend_(std::move(backend)), routes_(std::move(routes)), profile_(std::move(profile)), learning_(learning) {}
-
-bool Engine::uses_gpu_rule() const { return routes_.empty(); }
+Engine::Engine(std::unique_ptr<Backend> backend, const EngineOptions& options, std::optional<DeviceProfile> profile)
+    : backend_(std::move(backend)),
+      routes_(options.routes),
+      read_curve_(options.read_curve),
+      profile_(std::move(profile)),
+      learning_(options.learning) {}
 
 Result<Engine> Engine::create(const EngineOptions& options) {
   Result<std::unique_ptr<Backend>> backend = make_cpu_backend(options.cpu);
@@ -52,19 +53,15 @@ Result<Engine> Engine::create(std::unique_ptr<Backend> backend, const EngineOpti
     }
     profile = *std::move(shipped);
   }
-  std::vector<Route> routes = options.routes;
   if (profile) {
     profile->num_workers = backend->num_workers();
     PKV_RETURN_IF_ERROR(validate(*profile));
-  } else if (!routes.empty()) {
+  } else if (!options.routes.empty()) {
     return Error{ErrorCode::kInvalidArgument,
                  "is not set; a choice of routes on a device backend needs prices: shipped_profile(\"h100\")",
                  "profile"};
   }
-  if (routes.empty() && !on_device) {
-    routes.assign(std::begin(kAllRoutes), std::end(kAllRoutes));
-  }
-  return Engine(std::move(backend), std::move(routes), std::move(profile), options.learning);
+  return Engine(std::move(backend), options, std::move(profile));
 }
 
 Result<Policy*> Engine::policy_for(const BatchState& batch, DType kv_dtype, KvOrder order) {
@@ -89,17 +86,37 @@ Result<Policy*> Engine::policy_for(const BatchState& batch, DType kv_dtype, KvOr
   return &*policy_;
 }
 
-Result<Decision> Engine::decide(const BatchState& batch, DType kv_dtype, KvOrder order) {
-  const std::int64_t begin_ns = now_ns();
-  if (uses_gpu_rule()) {
-    Result<Decision> ruled = plan(batch, kv_dtype, gpu_rule(batch, backend_->num_workers()));
-    if (ruled.ok()) {
-      ruled->reason = fmt::format("the rule for GPUs: split, at most {} splits a row, {} tasks for {} SMs",
-                                  ruled->plan.max_splits(), ruled->plan.counters().num_tasks, backend_->num_workers());
-    }
+Result<Decision> Engine::follow_rule(const BatchState& batch, DType kv_dtype, const KvLayout& layout) {
+  const bool on_gpu = backend_->device_memory() != nullptr;
+  const std::int32_t workers = backend_->num_workers();
+  Result<Decision> ruled = plan(
+      batch, kv_dtype, on_gpu ? gpu_rule(batch, workers) : cpu_rule(batch, layout, kv_dtype, workers, read_curve_));
+  if (!ruled.ok()) {
     return ruled;
   }
-  Result<Policy*> policy = policy_for(batch, kv_dtype, order);
+  const Plan& plan = ruled->plan;
+  ruled->reason = on_gpu ? fmt::format("the rule for GPUs: split, at most {} splits a row, {} tasks for {} SMs",
+                                       plan.max_splits(), plan.counters().num_tasks, workers)
+                         : fmt::format(
+                               "the rule for CPUs: pages, {} of {} KV heads a task, at most {} splits a row, {} "
+                               "tasks for {} workers",
+                               plan.kv_heads_per_task(), plan.shape().num_kv_heads, plan.max_splits(),
+                               plan.counters().num_tasks, workers);
+  return ruled;
+}
+
+Result<Decision> Engine::decide(const BatchState& batch, DType kv_dtype) {
+  const auto layout = KvLayout::make(KvOrder::kHND, KvPacking::kSeparate, batch.page_size(), batch.shape());
+  return layout.ok() ? decide(batch, kv_dtype, *layout) : layout.error();
+}
+
+Result<Decision> Engine::decide(const BatchState& batch, DType kv_dtype, const KvLayout& layout) {
+  const std::int64_t begin_ns = now_ns();
+  if (routes_.empty()) {
+    return follow_rule(batch, kv_dtype, layout);
+  }
+  const bool is_hnd = layout.k_strides.slot == batch.shape().head_dim;
+  Result<Policy*> policy = policy_for(batch, kv_dtype, is_hnd ? KvOrder::kHND : KvOrder::kNHD);
   if (!policy.ok()) {
     return policy.error();
   }

@@ -6,7 +6,7 @@
 // tiles of 32 (T = 4), S = 3: tokens [0, 32), [32, 64), [64, 100).
 // Grid routes (row, padded, bucket) give every row the same S and keep empty tasks; compact routes
 // (split, workqueue, pages) give a row at most T splits and have no empty task, except that with fused
-// merges, which have no merge launch, a row with nothing to attend gets one empty task a KV head.
+// merges, which have no merge launch, a row with nothing to attend gets one empty task a run of KV heads.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -50,14 +50,6 @@ Status validate_options(const PlanOptions& options, const AttentionShape& shape)
     return Error{ErrorCode::kInvalidArgument,
                  fmt::format("route row takes 1 split, not {}; split, workqueue and pages split rows", *options.splits),
                  "splits"};
-  }
-  if (options.merge == MergeMode::kFused) {
-    const std::int32_t heads =
-        options.kv_heads_per_task.value_or(options.route == Route::kPages ? shape.num_kv_heads : 1);
-    if (heads != 1) {
-      return Error{ErrorCode::kInvalidArgument,
-                   fmt::format("fused merges take 1 KV head a task, not {}; separate merges take any", heads), "merge"};
-    }
   }
   if (is_external(options.route) &&
       (options.splits || options.kv_heads_per_task || options.merge == MergeMode::kFused)) {

@@ -69,11 +69,14 @@ Status check_route(const RouteChoice& choice, Backend& backend) {
                              backend.name()),
                  where};
   }
-  if (choice.merge == MergeMode::kFused && backend.device_memory() == nullptr) {
-    return Error{ErrorCode::kUnsupported,
-                 fmt::format("fused merges are not run by the {} backend, only on a GPU; its merges are separate",
-                             backend.name()),
-                 where};
+  const bool one_head = choice.kv_heads_per_task.value_or(choice.route == Route::kPages ? 0 : 1) == 1;
+  if (choice.merge == MergeMode::kFused && !one_head && backend.device_memory() != nullptr) {
+    const std::string heads =
+        choice.kv_heads_per_task ? fmt::format("{} KV heads", *choice.kv_heads_per_task) : std::string("all KV heads");
+    return Error{
+        ErrorCode::kUnsupported,
+        fmt::format("merge is fused, which takes 1 KV head a task on the {} backend, not {}", backend.name(), heads),
+        where};
   }
   return {};
 }
@@ -236,10 +239,11 @@ class Workshop {
   Result<std::vector<RoutePlanner>> planners(std::int32_t page_size) const {
     RoutePlanner::Setting setting{.num_workers = backend_->num_workers(),
                                   .split_choice = backend_->device_memory() == nullptr
-                                                      ? RoutePlanner::SplitChoice::kByWorkers
+                                                      ? RoutePlanner::SplitChoice::kCpuRule
                                                       : RoutePlanner::SplitChoice::kGpuRule,
                                   .page_size = page_size,
-                                  .external = {}};
+                                  .external = {},
+                                  .layout = pool_->run_view().layout};
     for (const Route route : kExternalRoutes) {
       if (backend_->supports(route)) {
         setting.external.push_back(route);

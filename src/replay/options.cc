@@ -31,11 +31,6 @@ Status validate_merge(const RouteChoice& choice, const std::string& where) {
   if (choice.route == Route::kRow) {
     return invalid("merge is fused, must be separate: only other routes split rows", where);
   }
-  if (choice.kv_heads_per_task.value_or(choice.route == Route::kPages ? 0 : 1) != 1) {
-    const std::string heads =
-        choice.kv_heads_per_task ? fmt::format("{} KV heads", *choice.kv_heads_per_task) : std::string("all KV heads");
-    return invalid(fmt::format("merge is fused, which takes 1 KV head a task, not {}", heads), where);
-  }
   return {};
 }
 

@@ -33,7 +33,7 @@ struct RouteChoice {
   std::optional<std::int32_t> splits;
   /// KV heads a task; the route chooses when not set.
   std::optional<std::int32_t> kv_heads_per_task = std::nullopt;
-  /// kFused is for routes that split rows, with one KV head a task, on backends with device memory.
+  /// kFused is for routes that split rows; on backends with device memory with one KV head a task.
   MergeMode merge = MergeMode::kSeparate;
   /// Set: the policy chooses the plan of every step, and nothing above counts. At most one of a run.
   std::optional<PolicyKind> policy = std::nullopt;

@@ -23,4 +23,11 @@ ReadProbe find_read_probe(Backend& backend) {
   return {};
 }
 
+std::int64_t bytes_in_cache(Backend& backend) {
+  // A quarter of the L2: queries, accumulators and what is prefetched have their place beside it.
+  constexpr std::int64_t kShareOfL2 = 4;
+  auto* cpu = dynamic_cast<CpuBackend*>(&backend);
+  return cpu == nullptr ? 0 : cpu->topology().l2_bytes / kShareOfL2;
+}
+
 }  // namespace pkv

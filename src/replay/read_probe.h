@@ -14,4 +14,8 @@ using ReadProbe = std::function<Result<PageRead>(const BatchState& batch, const 
 /// That of the CPU or the CUDA backend, which outlives it; empty for any other.
 ReadProbe find_read_probe(Backend& backend);
 
+/// K and V of so many bytes stay in the cache of every worker: what a step reads again and again where its kernels
+/// are measured without memory. 0 where the backend has no such measurement.
+std::int64_t bytes_in_cache(Backend& backend);
+
 }  // namespace pkv

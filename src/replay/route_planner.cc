@@ -21,7 +21,10 @@ Result<PriceModel> make_price_model(const RunOptions& options, std::int32_t page
 }
 
 RoutePlanner::RoutePlanner(const RouteChoice& choice, const Setting& setting)
-    : uses_gpu_rule_(setting.split_choice == SplitChoice::kGpuRule && choice.route == Route::kSplit && !choice.splits) {
+    : uses_gpu_rule_(setting.split_choice == SplitChoice::kGpuRule && choice.route == Route::kSplit && !choice.splits),
+      uses_cpu_rule_(setting.split_choice == SplitChoice::kCpuRule && choice.route == Route::kPages && !choice.splits &&
+                     !choice.kv_heads_per_task),
+      layout_(setting.layout) {
   options_.route = choice.route;
   options_.splits = choice.splits;
   options_.kv_heads_per_task = choice.kv_heads_per_task;
@@ -74,7 +77,12 @@ Result<std::vector<RoutePlanner>> make_planners(const RunOptions& options, const
   return planners;
 }
 
-PlanOptions RoutePlanner::options_for(const BatchState& batch) const {
+PlanOptions RoutePlanner::options_for(const BatchState& batch, DType kv_dtype) const {
+  if (uses_cpu_rule_) {
+    PlanOptions options = cpu_rule(batch, layout_, kv_dtype, options_.num_workers);
+    options.merge = options_.merge;
+    return options;
+  }
   if (!uses_gpu_rule_) {
     return options_;
   }
@@ -84,7 +92,7 @@ PlanOptions RoutePlanner::options_for(const BatchState& batch) const {
   return options;
 }
 
-Status RoutePlanner::make_current(const BatchState& batch) {
+Status RoutePlanner::make_current(const BatchState& batch, DType kv_dtype) {
   if (policy_) {
     auto decision = policy_->decide(batch, std::move(plan_));
     if (!decision.ok()) {
@@ -94,7 +102,7 @@ Status RoutePlanner::make_current(const BatchState& batch) {
     price_ = decision->price;
     return {};
   }
-  auto plan = make_plan(batch, options_for(batch), std::move(plan_));
+  auto plan = make_plan(batch, options_for(batch, kv_dtype), std::move(plan_));
   if (!plan.ok()) {
     return plan.error();
   }
@@ -104,7 +112,7 @@ Status RoutePlanner::make_current(const BatchState& batch) {
 
 Result<StepRecord> RoutePlanner::plan(const BatchState& batch, DType kv_dtype, std::int64_t step_idx,
                                       std::int64_t begin_ns) {
-  PKV_RETURN_IF_ERROR(make_current(batch));
+  PKV_RETURN_IF_ERROR(make_current(batch, kv_dtype));
   StepRecord record;
   record.plan_ns = now_ns() - begin_ns;
   if (model_) {  // not part of what planning this route costs

@@ -18,6 +18,7 @@ class RoutePlanner {
   enum class SplitChoice : std::uint8_t {
     kByWorkers,  // as make_plan: a few tasks a worker
     kGpuRule,    // gpu_rule: the plan that a GPU is meant to run
+    kCpuRule,    // `pages` follows cpu_rule, where the user gives neither splits nor heads a task
   };
 
   /// What all participants of a run have in common.
@@ -27,7 +28,12 @@ class RoutePlanner {
     std::int32_t page_size = 16;
     /// External routes that a policy may choose: those that the backend runs.
     std::vector<Route> external = {};
+    /// Of K and V: what cpu_rule looks at.
+    KvLayout layout = {};
   };
+
+  /// Without prices and policy.
+  RoutePlanner(const RouteChoice& choice, const Setting& setting);
 
   /// A planner for one of options.routes. Errors: those of Policy::make; kInvalidArgument for a policy or prices
   /// without options.profile.
@@ -44,12 +50,13 @@ class RoutePlanner {
   [[nodiscard]] bool is_policy() const { return policy_.has_value(); }
 
  private:
-  RoutePlanner(const RouteChoice& choice, const Setting& setting);
-  [[nodiscard]] PlanOptions options_for(const BatchState& batch) const;
-  Status make_current(const BatchState& batch);
+  [[nodiscard]] PlanOptions options_for(const BatchState& batch, DType kv_dtype) const;
+  Status make_current(const BatchState& batch, DType kv_dtype);
 
   PlanOptions options_;
   bool uses_gpu_rule_ = false;
+  bool uses_cpu_rule_ = false;
+  KvLayout layout_;
   std::optional<Policy> policy_;
   std::optional<PriceModel> model_;
   Plan plan_;

@@ -74,8 +74,17 @@ Session::Session(const SessionParts& parts, std::vector<RoutePlanner> planners, 
       probe_(find_read_probe(parts.backend)),
       policy_idx_(find_policy(parts.options)),
       tensors_(parts.options, parts.query_block, parts.backend.device_memory()) {
+  if (probe_ && bytes_in_cache(parts.backend) > 0) {
+    in_cache_planner_.emplace(RouteChoice{.route = Route::kPages, .splits = std::nullopt},
+                              RoutePlanner::Setting{.num_workers = parts.backend.num_workers(),
+                                                    .split_choice = RoutePlanner::SplitChoice::kCpuRule,
+                                                    .page_size = parts.pool.run_view().layout.page_size,
+                                                    .external = {},
+                                                    .layout = parts.pool.run_view().layout});
+  }
   step_records_.resize(planners_.size());
-  order_.resize(planners_.size() + (probe_ ? 1 : 0) + (parts.options.oracle_repeats > 0 ? 1 : 0));
+  order_.resize(planners_.size() + (parts.options.oracle_repeats > 0 ? 1 : 0) + (probe_ ? 1 : 0) +
+                (in_cache_planner_ ? 1 : 0));
   std::iota(order_.begin(), order_.end(), std::size_t{0});
 }
 
@@ -194,7 +203,7 @@ Status Session::execute_all(const StepRows& rows) {
   return execute_mlp(rows);
 }
 
-// Routes by index, then the policy's twin (with the oracle), then the read probe.
+// Routes by index, then the policy's twin (with the oracle), the read probe, the step in the cache.
 Status Session::execute_participant(const StepRows& rows, std::size_t participant) {
   const bool with_oracle = decided_.has_value();
   if (with_oracle && (participant == *policy_idx_ || participant == planners_.size())) {
@@ -208,8 +217,11 @@ Status Session::execute_participant(const StepRows& rows, std::size_t participan
   if (participant < planners_.size()) {
     return execute_route(rows, participant);
   }
-  const bool is_twin = participant == planners_.size() && parts_.options.oracle_repeats > 0;
-  return is_twin || !probe_ ? Status{} : execute_probe(rows);  // a warm-up has no twin
+  const std::size_t probe = planners_.size() + (parts_.options.oracle_repeats > 0 ? 1 : 0);
+  if (participant < probe) {
+    return {};  // a warm-up has no twin
+  }
+  return participant == probe && probe_ ? execute_probe(rows) : execute_in_cache(rows);
 }
 
 Result<StepRecord> Session::execute_planned(const StepRows& rows, std::size_t route_idx) {
@@ -268,6 +280,33 @@ Status Session::execute_probe(const StepRows& rows) {
   return {};
 }
 
+// The step as it is, but all rows share a few pages.
+Status Session::execute_in_cache(const StepRows& rows) {
+  const PagedKv& kv = parts_.pool.run_view();
+  const std::int64_t page_bytes = KvPool::page_bytes(kv.layout, kv.dtype);
+  const auto num_pages =
+      static_cast<std::size_t>(std::max<std::int64_t>(bytes_in_cache(parts_.backend) / page_bytes, 1));
+  parts_.rotation.next(rows.kv_indices, shifted_ids_);
+  for (std::size_t i = num_pages; i < shifted_ids_.size(); ++i) {
+    shifted_ids_[i] = shifted_ids_[i - num_pages];
+  }
+  const auto batch = make_batch(rows, shifted_ids_, parts_.options.shape, kv.layout.page_size, kv.num_pages);
+  if (!batch.ok()) {
+    return batch.error();
+  }
+  const auto record = in_cache_planner_->plan(*batch, kv.dtype, rows.step_idx, now_ns());
+  if (!record.ok()) {
+    return record.error();
+  }
+  PKV_RETURN_IF_ERROR(parts_.backend.reserve(in_cache_planner_->current()));
+  const Result<RunTimes> times = parts_.backend.run(in_cache_planner_->current(), run_args(*batch));
+  if (!times.ok()) {
+    return times.error();
+  }
+  step_in_cache_ = {.bytes = record->useful_kv_bytes, .elapsed_ns = times->total_ns};
+  return {};
+}
+
 Status Session::execute_mlp(const StepRows& rows) {
   if (parts_.mlp == nullptr) {
     return {};
@@ -293,6 +332,9 @@ void Session::keep_step() {
   }
   if (probe_) {
     records_.probe.push_back(step_probe_);
+  }
+  if (in_cache_planner_) {
+    records_.in_cache.push_back(step_in_cache_);
   }
   if (parts_.mlp != nullptr) {
     records_.mlp_ns.push_back(step_mlp_ns_);

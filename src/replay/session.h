@@ -72,6 +72,7 @@ class Session {
   Result<StepRecord> execute_planned(const StepRows& rows, std::size_t route_idx);
   Status execute_participant(const StepRows& rows, std::size_t participant);
   Status execute_probe(const StepRows& rows);
+  Status execute_in_cache(const StepRows& rows);
   Status execute_mlp(const StepRows& rows);
   Status verify(const StepRows& rows);
   Status verify_route(const BatchState& batch, std::span<const double> expected, std::size_t route_idx,
@@ -95,12 +96,16 @@ class Session {
 
   StepTensors tensors_;
   std::vector<std::int32_t> shifted_ids_;
-  std::vector<std::size_t> order_;  // routes by index, the policy's twin with the oracle, then the read probe
+  /// Plans of the steps whose K and V stay in the cache, as cpu_rule makes them; not set where there are none.
+  std::optional<RoutePlanner> in_cache_planner_;
+  /// Routes by index, the policy's twin with the oracle, the read probe, the step in the cache.
+  std::vector<std::size_t> order_;
   // The step in progress; moved into the records only when every participant has finished it.
   std::vector<StepRecord> step_records_;
   std::optional<StepRecord> decided_;  // with the oracle: the policy's step as it was planned
   StepRecord twin_;                    // with the oracle: the policy's plan once more
   ReadSample step_probe_;
+  ReadSample step_in_cache_;
   std::int64_t step_mlp_ns_ = 0;
 };
 

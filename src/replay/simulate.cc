@@ -79,12 +79,16 @@ Result<RunRecords> simulate_steps(const RunOptions& options, StepSource& source,
   }
   PKV_RETURN_IF_ERROR(check_routes(options, *model));
   describe(profile, records);
+  const auto layout = KvLayout::make(options.order, options.packing, records.page_size, options.shape);
+  if (!layout.ok()) {
+    return layout.error();
+  }
   RoutePlanner::Setting setting{.num_workers = profile.num_workers,
-                                .split_choice = profile.kind == DeviceKind::kGpu
-                                                    ? RoutePlanner::SplitChoice::kGpuRule
-                                                    : RoutePlanner::SplitChoice::kByWorkers,
+                                .split_choice = profile.kind == DeviceKind::kGpu ? RoutePlanner::SplitChoice::kGpuRule
+                                                                                 : RoutePlanner::SplitChoice::kCpuRule,
                                 .page_size = records.page_size,
-                                .external = {}};
+                                .external = {},
+                                .layout = *layout};
   for (const ExternalKernel& kernel : profile.external) {
     setting.external.push_back(kernel.route);
   }

@@ -196,9 +196,10 @@ class Verifier {
   [[nodiscard]] PlanOptions with_merge(PlanOptions options, std::size_t plan_idx) const {
     const std::int32_t heads =
         options.kv_heads_per_task.value_or(options.route == Route::kPages ? spec_.shape.num_kv_heads : 1);
-    const bool can_fuse = options.route != Route::kRow && heads == 1;
+    const bool heads_fit = options_.fused_merges == FusedMerges::kAnyHeads ||
+                           (options_.fused_merges == FusedMerges::kOneHead && heads == 1);
     const bool second = (case_idx_ + static_cast<std::int64_t>(plan_idx)) % 2 == 1;
-    if (options_.fused_merges == FusedMerges::kSome && can_fuse && second) {
+    if (options.route != Route::kRow && heads_fit && second) {
       options.merge = MergeMode::kFused;
     }
     return options;
@@ -211,7 +212,7 @@ class Verifier {
       return;
     }
     count_plan(options, *plan, coverage_);
-    if (options_.fused_merges == FusedMerges::kSome) {
+    if (options_.fused_merges != FusedMerges::kNone) {
       coverage_.count("merge=fused", options.merge == MergeMode::kFused && !plan->merges().empty());
     }
     for (const Route route : kAllRoutes) {

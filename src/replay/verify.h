@@ -16,7 +16,8 @@ namespace pkv {
 /// Whether plans with fused merges are among the cases.
 enum class FusedMerges : std::uint8_t {
   kNone,
-  kSome,  // every second plan that can have them
+  kOneHead,   // every second plan with one KV head a task: what GPUs run
+  kAnyHeads,  // every second plan that splits rows
 };
 
 struct VerifyOptions {

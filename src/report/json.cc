@@ -108,6 +108,7 @@ Json run_object(const RunSummary& summary) {
   json["physical_pages"] = summary.physical_pages;
   json["routes"] = std::move(routes);
   json["probe_gb_per_s"] = nullable(summary.probe_gb_per_s);
+  json["in_cache_gb_per_s"] = nullable(summary.in_cache_gb_per_s);
   json["mlp_ms_p50"] = nullable(summary.mlp_ms_p50);
   json["baseline"] = summary.baseline;
   json["best"] = summary.best_idx ? Json(summary.routes[*summary.best_idx].name) : Json(nullptr);

@@ -125,6 +125,9 @@ struct RunRecords {
   /// One element a measured step; empty in plan-only mode.
   std::vector<ReadSample> probe;
   std::optional<PolicyRecords> policy;
+  /// The step with K and V in the cache of every worker: useful bytes and time of the kernels without memory. One
+  /// element a measured step; empty where the backend has no such measurement.
+  std::vector<ReadSample> in_cache;
   /// One element a measured step; empty without the MLP proxy.
   std::vector<std::int64_t> mlp_ns;
   /// Facts a reader of the figures must know, one sentence each.

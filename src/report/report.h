@@ -84,6 +84,8 @@ struct RunSummary {
   /// Route with the highest throughput by the wall clock; not set in plan-only mode.
   std::optional<std::size_t> best_idx;
   std::optional<double> probe_gb_per_s;
+  /// Useful K,V bytes / device time of the steps whose K and V stay in the cache, all workers together.
+  std::optional<double> in_cache_gb_per_s;
   std::optional<double> mlp_ms_p50;
   std::optional<PolicySummary> policy;
   std::string backend;

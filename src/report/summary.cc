@@ -144,7 +144,7 @@ RouteSummary summarize_route(const RouteRecords& route, const RunRecords& record
   return summary;
 }
 
-std::optional<double> probe_rate(const std::vector<ReadSample>& probe) {
+std::optional<double> read_rate(const std::vector<ReadSample>& probe) {
   double bytes = 0.0;
   double elapsed_ns = 0.0;
   for (const ReadSample& sample : probe) {
@@ -281,7 +281,8 @@ RunSummary summarize(const RunRecords& records) {
   summary.notes = records.notes;
   summary.interrupted = records.interrupted;
   summary.error = records.error ? records.error->to_string() : std::string{};
-  summary.probe_gb_per_s = probe_rate(records.probe);
+  summary.probe_gb_per_s = read_rate(records.probe);
+  summary.in_cache_gb_per_s = read_rate(records.in_cache);
   std::vector<double> mlp_ms(records.mlp_ns.size());
   std::transform(records.mlp_ns.begin(), records.mlp_ns.end(), mlp_ms.begin(),
                  [](std::int64_t ns) { return static_cast<double>(ns) / kNsPerMs; });

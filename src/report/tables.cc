@@ -45,6 +45,9 @@ std::string head_lines(const RunSummary& summary, TextStyle style) {
                      static_cast<double>(summary.memory_bytes) / kGib);
   if (summary.probe_gb_per_s) {
     out += fmt::format("; read probe {:.1f} GB/s", *summary.probe_gb_per_s);
+    if (summary.in_cache_gb_per_s) {
+      out += fmt::format(", kernels in cache {:.1f} GB/s", *summary.in_cache_gb_per_s);
+    }
   }
   if (summary.mlp_ms_p50) {
     out += fmt::format("; MLP proxy {:.2f} ms a step", *summary.mlp_ms_p50);

@@ -152,12 +152,11 @@ std::vector<BadCase> command_line_cases() {
        {"run", "--lens", "64", "--routes", "row,flashinfer-tensor"},
        {"flashinfer-tensor", "cpu backend", "scripts/get-flashinfer"}},
       {"UnknownMerge", {"run", "--lens", "64", "--merge", "fuzed"}, {"--merge", "'fuzed'", "'fused'"}},
-      {"MergeFusedOnTheCpu", {"run", "--lens", "64", "--merge", "fused"}, {"--merge", "--backend cuda", "cpu"}},
       {"MergeFusedOfPages",
-       {"run", "--lens", "64", "--merge", "fused", "--plan-only"},
+       {"run", "--lens", "64", "--merge", "fused", "--backend", "cuda"},
        {"--merge", "'pages' has all", "--heads-per-task 1"}},
       {"MergeFusedOfTwoHeads",
-       {"run", "--lens", "64", "--merge", "fused", "--plan-only", "--routes", "split", "--heads-per-task", "2"},
+       {"run", "--lens", "64", "--merge", "fused", "--backend", "cuda", "--routes", "split", "--heads-per-task", "2"},
        {"--merge", "'split' has 2", "--heads-per-task 1"}},
       {"MergeOfRow", {"run", "--lens", "64", "--merge", "separate", "--routes", "row"}, {"--merge", "no effect"}},
 
@@ -175,6 +174,7 @@ std::vector<BadCase> command_line_cases() {
       {"BackendWithPlanOnly",
        {"run", "--lens", "64", "--plan-only", "--backend", "cuda"},
        {"--backend", "--plan-only"}},
+      {"FullProbesOfNone", {"doctor", "--no-probes", "--full-probes"}, {"--full-probes", "--no-probes"}},
       {"BackendOfDoctor", {"doctor", "--backend", "cuda"}, {"'--backend'", "pkv doctor"}},
 
       {"SmsWithoutPlanOnly", {"run", "--lens", "64", "--sms", "28"}, {"--sms", "--plan-only"}},

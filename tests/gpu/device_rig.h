@@ -16,7 +16,9 @@
 namespace pkv::testing {
 
 /// Tensor cores take weights as a sum of two 16-bit numbers: 16 bits in bf16.
-inline constexpr Tolerance kTensorCores{.weights = 0x1p-16};
+/// f16 in groups above 8 is weighed by 16 bits, all else by more.
+inline constexpr Tolerance kTensorCores{.weights = 0x1p-14};
+inline constexpr Tolerance kExactWeights{.weights = 0x1p-16};
 
 inline std::unique_ptr<CudaBackend> make_cuda(const CudaOptions& options = {}) {
   Result<std::unique_ptr<CudaBackend>> backend = CudaBackend::create(options);

@@ -27,9 +27,7 @@ PlanOptions random_options(SplitMix64& random, Route route, MergeMode merge, con
   if (route != Route::kRow && random.below(3) != 0) {
     options.splits = static_cast<std::int32_t>(1 + random.below(40));
   }
-  if (merge == MergeMode::kFused) {
-    options.kv_heads_per_task = 1;
-  } else if (random.below(2) == 0) {
+  if (random.below(2) == 0) {
     options.kv_heads_per_task =
         static_cast<std::int32_t>(1 + random.below(static_cast<std::uint64_t>(shape.num_kv_heads)));
   }
@@ -210,8 +208,8 @@ void expect_route_rules(const BatchState& batch, const Plan& plan) {
       plan.route() == Route::kSplit || plan.route() == Route::kWorkqueue || plan.route() == Route::kPages;
   if (compact) {
     const bool fused = plan.merge_mode() == MergeMode::kFused;
-    ASSERT_EQ(counters.num_tasks - counters.num_nonempty_tasks,
-              fused ? num_empty_rows(batch) * batch.shape().num_kv_heads : 0);
+    const std::int32_t head_runs = ceil_div(batch.shape().num_kv_heads, plan.kv_heads_per_task());
+    ASSERT_EQ(counters.num_tasks - counters.num_nonempty_tasks, fused ? num_empty_rows(batch) * head_runs : 0);
     ASSERT_LE(counters.num_launches, fused ? 1 : 2);
   }
   if (plan.route() == Route::kRow || plan.route() == Route::kPadded) {
@@ -223,7 +221,7 @@ void expect_route_rules(const BatchState& batch, const Plan& plan) {
   }
 }
 
-// No merge launch, no range of less than two splits, and in compact routes one empty task a KV head that writes
+// No merge launch, no range of less than two splits, and in compact routes one empty task a run of KV heads that writes
 // the output of a row without tokens.
 void expect_fused_rules(const BatchState& batch, const Plan& plan) {
   ASSERT_EQ(plan.merge_mode(), MergeMode::kFused);

@@ -140,6 +140,9 @@ TEST(PriceProperty, Bound_IsNeverAboveThePrice) {
   }
 }
 
+// With fused merges rows without tokens need a task; of steps that hold little else it is all they cost.
+constexpr double kEmptyRowsNs = 6000.0;
+
 TEST(PriceProperty, ChosenPlan_IsNoDearerThanAnyRoutesOwnPlan) {
   // The policy prices a part of up to 90 plans; a route's own choice of splits is not among them exactly. Of these
   // 9,000 comparisons 7 are above 1.1, the worst 1.18 on 1,600 slots.
@@ -150,7 +153,7 @@ TEST(PriceProperty, ChosenPlan_IsNoDearerThanAnyRoutesOwnPlan) {
     for (const Route route : kAllRoutes) {
       const auto plan = make_plan(made.step.batch(), {.route = route, .num_workers = model.num_slots()});
       if (plan.ok()) {
-        EXPECT_LE(decision.price.total_ns(), 1.2 * model.price(*plan).total_ns()) << seed << " " << route_name(route);
+        EXPECT_LE(decision.price.total_ns(), 1.2 * model.price(*plan).total_ns() + kEmptyRowsNs) << seed << " " << route_name(route);
       }
     }
   }

@@ -7,12 +7,8 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
-#include <numeric>
 
-#include "base/math.h"
-#include "base/random.h"
 #include "exec/cpu/cpu_backend.h"
-#include "report/statistics.h"
 #include "report/text_table.h"
 
 namespace pkv::cli {
@@ -21,79 +17,8 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr std::int64_t kMib = 1 << 20;
-constexpr std::int64_t kCachesToPass = 4;  // style.md: what is read is over four times the last-level cache
-constexpr std::int64_t kLeastProbeBytes = 256 * kMib;
-constexpr std::int64_t kMostProbeShare = 4;  // of the available memory
-constexpr int kRepeats = 5;
-
-std::int64_t probe_bytes(const Topology& topology) {
-  const std::int64_t wanted = std::max(kLeastProbeBytes, kCachesToPass * topology.last_level_cache_bytes());
-  const std::int64_t allowed =
-      topology.available_memory_bytes > 0 ? topology.available_memory_bytes / kMostProbeShare : wanted;
-  return std::max<std::int64_t>(round_up(std::min(wanted, allowed), kMib), kMib);
-}
-
-template <typename Probe>
-Result<ReadFigure> repeat(std::string pattern, std::int32_t workers, Probe probe) {
-  std::vector<double> rates;
-  for (int i = 0; i < kRepeats; ++i) {
-    const Result<ProbeResult> result = probe();
-    if (!result.ok()) return result.error();
-    rates.push_back(result.value().gb_per_s());
-  }
-  return ReadFigure{.pattern = std::move(pattern),
-                    .workers = workers,
-                    .median_gb_per_s = median(rates).value_or(0.0),
-                    .least_gb_per_s = *std::min_element(rates.begin(), rates.end()),
-                    .most_gb_per_s = *std::max_element(rates.begin(), rates.end())};
-}
-
-Status measure_streams(CpuBackend& backend, const AlignedBuffer& buffer, std::vector<ReadFigure>& reads) {
-  std::vector<std::int32_t> worker_counts{1};
-  if (backend.num_workers() > 1) worker_counts.push_back(backend.num_workers());
-  for (const std::int32_t workers : worker_counts) {
-    const auto figure = repeat("sequential", workers, [&] { return backend.read_probe(buffer, {.workers = workers}); });
-    if (!figure.ok()) return figure.error();
-    reads.push_back(figure.value());
-  }
-  for (const std::int64_t chunk : kProbeChunkBytes) {
-    const auto figure = repeat(fmt::format("random chunks of {} KiB", chunk / 1024), backend.num_workers(),
-                               [&] { return backend.read_probe(buffer, {.chunk_bytes = chunk}); });
-    if (!figure.ok()) return figure.error();
-    reads.push_back(figure.value());
-  }
-  return {};
-}
-
-// The paper's cache (8 KV heads, d 128, fp16, page 16) laid over the buffer: one row of all its pages, dealt at random.
-Status measure_pages(CpuBackend& backend, const AlignedBuffer& buffer, std::vector<ReadFigure>& reads) {
-  const AttentionShape shape;
-  const auto layout = KvLayout::make(KvOrder::kHND, KvPacking::kSeparate, 16, shape);
-  if (!layout.ok()) return layout.error();
-  const auto half_bytes = static_cast<std::int64_t>(buffer.size()) / 2;
-  const std::int64_t num_pages = half_bytes / (layout.value().page_elements() * dtype_bytes(DType::kF16));
-  std::vector<std::int32_t> pages(static_cast<std::size_t>(num_pages));
-  std::iota(pages.begin(), pages.end(), 0);
-  SplitMix64 random(1);
-  for (std::size_t i = pages.size(); i > 1; --i) std::swap(pages[i - 1], pages[random.below(i)]);
-  const std::vector<std::int32_t> lens{static_cast<std::int32_t>(num_pages) * 16};
-  const std::vector<std::int32_t> indptr{0, static_cast<std::int32_t>(num_pages)};
-  const auto table = BlockTable::csr(indptr, pages);
-  if (!table.ok()) return table.error();
-  const auto batch = BatchState::make(
-      {.shape = shape, .page_size = 16, .seq_lens = lens, .block_table = table.value(), .num_pages = num_pages});
-  if (!batch.ok()) return batch.error();
-  const PagedKv kv{.k = buffer.data(),
-                   .v = buffer.as<char>() + half_bytes,
-                   .dtype = DType::kF16,
-                   .layout = layout.value(),
-                   .num_pages = num_pages};
-  const auto figure = repeat("paged K,V (HND, f16, page size 16)", backend.num_workers(),
-                             [&] { return backend.paged_read_probe(batch.value(), kv); });
-  if (!figure.ok()) return figure.error();
-  reads.push_back(figure.value());
-  return {};
-}
+constexpr std::int32_t kQuickPasses = 5;
+constexpr std::int32_t kFullPasses = 15;
 
 std::vector<Advice> advise(const DoctorFacts& facts) {
   std::vector<Advice> advice;
@@ -196,6 +121,94 @@ std::string machine_text(const DoctorFacts& facts, TextStyle style) {
   return out;
 }
 
+std::string read_name(const ReadRate& read) {
+  switch (read.order) {
+    case ReadOrder::kSequential: return "in order";
+    case ReadOrder::kRandom: return fmt::format("random chunks of {} KiB", *read.chunk_bytes / 1024);
+    case ReadOrder::kPages: return "K,V pages (HND, f16, page size 16)";
+  }
+  return "unknown";
+}
+
+std::string rate_text(const CpuProbes& probes, const ReadRate& row, std::int32_t workers, MemoryPages memory) {
+  for (const ReadRate& read : probes.reads) {
+    if (read.order == row.order && read.chunk_bytes == row.chunk_bytes && read.workers == workers &&
+        read.memory == memory) {
+      return fmt::format("{:.1f} ({:.0f}-{:.0f})", read.gb_per_s.median, read.gb_per_s.least, read.gb_per_s.most);
+    }
+  }
+  return "-";
+}
+
+std::string workers_text(std::int32_t workers) {
+  return workers == 1 ? "1 worker" : fmt::format("{} workers", workers);
+}
+
+std::string reads_text(const CpuProbes& probes, TextStyle style) {
+  std::vector<TextTable::Column> columns{{"GB/s: median (least-most)", TextTable::Align::kLeft}};
+  std::vector<std::pair<std::int32_t, MemoryPages>> kinds;
+  for (const MemoryPages memory : {MemoryPages::kHuge, MemoryPages::kSmall}) {
+    for (const ReadRate& read : probes.reads) {
+      if (read.order != ReadOrder::kSequential || read.memory != memory) continue;
+      if (memory == MemoryPages::kSmall && read.workers != probes.num_workers) continue;
+      kinds.emplace_back(read.workers, memory);
+      columns.push_back({workers_text(read.workers) + (memory == MemoryPages::kSmall ? ", 4 KiB memory pages" : "")});
+    }
+  }
+  TextTable table(columns);
+  for (const ReadRate& row : probes.reads) {
+    if (row.memory != MemoryPages::kHuge || row.workers != probes.num_workers) continue;
+    std::vector<std::string> cells{read_name(row)};
+    for (const auto& [workers, memory] : kinds) cells.push_back(rate_text(probes, row, workers, memory));
+    table.add_row(cells);
+  }
+  return table.render(style);
+}
+
+std::string method_text(const ReadMethod& method) {
+  return fmt::format("{} stream{}, {}", method.streams, method.streams == 1 ? "" : "s",
+                     method.prefetch == ReadPrefetch::kNone
+                         ? "no prefetch"
+                         : fmt::format("prefetch into {} {} KiB ahead",
+                                       method.prefetch == ReadPrefetch::kL1 ? "L1" : "L2", method.ahead_bytes / 1024));
+}
+
+std::string in_cache_text(const CpuProbes& probes, TextStyle style) {
+  std::vector<std::int32_t> groups;
+  for (const InCacheRate& rate : probes.in_cache) {
+    if (std::find(groups.begin(), groups.end(), rate.group_size) == groups.end()) groups.push_back(rate.group_size);
+  }
+  std::vector<TextTable::Column> columns{{"decode in cache, GB/s of K,V", TextTable::Align::kLeft}};
+  for (const std::int32_t group : groups) columns.push_back({fmt::format("group {}", group)});
+  TextTable table(columns);
+  for (const DType dtype : {DType::kF16, DType::kBF16, DType::kF32}) {
+    std::vector<std::string> cells{fmt::format("{}, {}", dtype_name(dtype), workers_text(probes.num_workers))};
+    for (const InCacheRate& rate : probes.in_cache) {
+      if (rate.dtype == dtype) cells.push_back(fmt::format("{:.1f}", rate.gb_per_s.median));
+    }
+    if (cells.size() == columns.size()) table.add_row(cells);
+  }
+  return probes.in_cache.empty() ? "" : table.render(style);
+}
+
+std::string probes_text(const CpuProbes& probes, TextStyle style) {
+  std::string out =
+      fmt::format("reads of {} ({:.0f}% of it on huge pages), {} passes: {}\n", size_text(probes.buffer_bytes),
+                  100.0 * static_cast<double>(probes.huge_bytes) / static_cast<double>(probes.buffer_bytes),
+                  probes.passes, method_text(probes.method));
+  out += reads_text(probes, style);
+  for (const ForkJoinTime& time : probes.fork_join) {
+    out += fmt::format(
+        "fork-join of {}, {}: {:.1f} us (p25 {:.1f}, p75 {:.1f})\n", workers_text(time.workers),
+        time.idle_ns == 0 ? "one after the other" : fmt::format("after {} ms of nothing", time.idle_ns / 1'000'000),
+        time.us.median, time.us.p25, time.us.p75);
+  }
+  for (const ExpRate& rate : probes.exp) {
+    out += fmt::format("exp, {}: {:.1f} a ns\n", workers_text(rate.workers), rate.exp_per_ns.median);
+  }
+  return out + in_cache_text(probes, style);
+}
+
 }  // namespace
 
 Result<DoctorFacts> examine(const CpuOptions& cpu, ProbeChoice probes) {
@@ -214,39 +227,23 @@ Result<DoctorFacts> examine(const CpuOptions& cpu, ProbeChoice probes) {
                     "trace formats csv, json, jsonl, azure2023, mooncake, coding-sessions, servegen"};
   facts.advice = advise(facts);
   if (probes == ProbeChoice::kSkip) return facts;
-  facts.probe_bytes = probe_bytes(facts.topology);
-  const Result<AlignedBuffer> buffer = make_probe_buffer(workers.pool(), facts.probe_bytes);
-  if (!buffer.ok()) return buffer.error();
-  PKV_RETURN_IF_ERROR(measure_streams(workers, buffer.value(), facts.reads));
-  PKV_RETURN_IF_ERROR(measure_pages(workers, buffer.value(), facts.reads));
+  const bool full = probes == ProbeChoice::kFull;
+  Result<CpuProbes> measured = measure_cpu_probes(
+      workers, {.set = full ? ProbeSet::kFull : ProbeSet::kQuick, .passes = full ? kFullPasses : kQuickPasses});
+  if (!measured.ok()) return measured.error();
+  facts.probes = std::move(measured).value();
   return facts;
 }
 
 std::string doctor_text(const DoctorFacts& facts, TextStyle style) {
   std::string out = machine_text(facts, style);
-  if (!facts.reads.empty()) {
-    TextTable table({{"read", TextTable::Align::kLeft}, {"workers"}, {"GB/s median"}, {"least"}, {"most"}});
-    for (const ReadFigure& read : facts.reads) {
-      table.add_row({read.pattern, fmt::format("{}", read.workers), cell(read.median_gb_per_s, 1),
-                     cell(read.least_gb_per_s, 1), cell(read.most_gb_per_s, 1)});
-    }
-    out += fmt::format("\nmeasured reads of {}, {} passes each\n{}", size_text(facts.probe_bytes), kRepeats,
-                       table.render(style));
-  }
+  if (facts.probes) out += "\n" + probes_text(*facts.probes, style);
   for (const Advice& advice : facts.advice) out += coloured("advice: " + advice.text, CellTone::kBad, style) + "\n";
   return out;
 }
 
 std::string doctor_json(const DoctorFacts& facts) {
   const Topology& t = facts.topology;
-  Json reads = Json::array();
-  for (const ReadFigure& read : facts.reads) {
-    reads.push_back({{"pattern", read.pattern},
-                     {"workers", read.workers},
-                     {"gb_per_s_p50", read.median_gb_per_s},
-                     {"gb_per_s_min", read.least_gb_per_s},
-                     {"gb_per_s_max", read.most_gb_per_s}});
-  }
   Json advice = Json::array();
   for (const Advice& entry : facts.advice) advice.push_back(entry.text);
   const Json json = {{"version", facts.version},
@@ -266,8 +263,7 @@ std::string doctor_json(const DoctorFacts& facts) {
                      {"num_workers", facts.num_workers},
                      {"cuda", cuda_json(facts.gpu)},
                      {"built_in", facts.built_in},
-                     {"probe_bytes", facts.probe_bytes},
-                     {"reads", std::move(reads)},
+                     {"probes", facts.probes ? Json::parse(cpu_probes_json(*facts.probes)) : Json(nullptr)},
                      {"advice", std::move(advice)}};
   return json.dump(2, ' ', false, Json::error_handler_t::replace);
 }

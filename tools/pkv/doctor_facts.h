@@ -1,8 +1,9 @@
 // What pkv doctor found: the machine, the build, and measured reads, as data, text and JSON.
-// Not here: options (command_doctor.cc), the probes themselves (src/exec/cpu/probe.h).
+// Not here: options (command_doctor.cc), the probes themselves (src/replay/cpu_probes.h).
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -10,18 +11,10 @@
 #include "persistentkv/cpu.h"
 #include "persistentkv/cuda.h"
 #include "persistentkv/result.h"
+#include "replay/cpu_probes.h"
 #include "report/report.h"
 
 namespace pkv::cli {
-
-/// One way of reading memory, repeated: 1e9 bytes a second.
-struct ReadFigure {
-  std::string pattern;
-  std::int32_t workers = 1;
-  double median_gb_per_s = 0.0;
-  double least_gb_per_s = 0.0;
-  double most_gb_per_s = 0.0;
-};
 
 /// What would make figures worse than they need be, with what to do about it.
 struct Advice {
@@ -44,15 +37,15 @@ struct DoctorFacts {
   std::int32_t num_workers = 1;
   GpuFacts gpu;
   std::vector<std::string> built_in;
-  std::int64_t probe_bytes = 0;
-  std::vector<ReadFigure> reads;
+  /// Empty when skipped.
+  std::optional<CpuProbes> probes;
   std::vector<Advice> advice;
 };
 
-enum class ProbeChoice : std::uint8_t { kMeasure, kSkip };
+enum class ProbeChoice : std::uint8_t { kSkip, kQuick, kFull };
 
-/// Reads the machine and, unless skipped, measures it for a few seconds.
-/// Errors: those of make_cpu_backend and make_probe_buffer.
+/// Reads the machine and, unless skipped, measures it: a second or two, or a minute for the full set.
+/// Errors: those of make_cpu_backend and measure_cpu_probes.
 Result<DoctorFacts> examine(const CpuOptions& cpu, ProbeChoice probes);
 
 std::string doctor_text(const DoctorFacts& facts, TextStyle style);

@@ -140,15 +140,16 @@ void set_heads_per_task(std::vector<RouteChoice>& choices, std::int64_t heads, s
   }
 }
 
-// After the heads a task are known: the last finisher of one KV head is counted.
-void set_merge(std::vector<RouteChoice>& choices, MergeMode merge) {
+// After the heads a task are known: on a GPU the last finisher of one KV head is counted.
+void set_merge(std::vector<RouteChoice>& choices, MergeMode merge, bool on_gpu) {
   for (RouteChoice* choice : choices_that(takes_splits, choices, "--merge", merge_mode_name(merge))) {
     const bool one_head = choice->kv_heads_per_task.value_or(choice->route == Route::kPages ? 0 : 1) == 1;
-    if (merge == MergeMode::kFused && !one_head) {
-      fail("--merge", fmt::format("fused takes 1 KV head a task, but route '{}' has {}; leave it out of --routes or "
-                                  "take --heads-per-task 1",
-                                  route_name(choice->route),
-                                  choice->kv_heads_per_task ? fmt::format("{}", *choice->kv_heads_per_task) : "all"));
+    if (merge == MergeMode::kFused && on_gpu && !one_head) {
+      fail("--merge",
+           fmt::format("fused takes 1 KV head a task on a GPU, but route '{}' has {}; leave it out of --routes or "
+                       "take --heads-per-task 1",
+                       route_name(choice->route),
+                       choice->kv_heads_per_task ? fmt::format("{}", *choice->kv_heads_per_task) : "all"));
     }
     choice->merge = merge;
   }
@@ -271,9 +272,6 @@ void check_combinations(const RunArguments& arguments) {
       refuse_execution_options(arguments, "has no effect with --backend sim:PROFILE, which executes nothing");
       return;
     }
-    if (arguments.routes.merge == MergeMode::kFused && !is_cuda(arguments.backend)) {
-      fail("--merge", "fused needs --backend cuda or --plan-only: the cpu backend merges in a launch of its own");
-    }
     return;
   }
   refuse_plan_only_options(arguments);
@@ -327,7 +325,7 @@ void add_worker_options(Options& options, WorkerArguments& workers) {
   options.choice<WaitMode>({"--wait", "How workers wait between steps", "sleep"}, workers.wait, {"spin", "sleep"},
                            parse_wait);
   options.choice<Isa>({"--isa", "Instruction set of the kernels", "the best this CPU has"}, workers.isa,
-                      {"portable", "avx2", "avx512"}, parse_isa);
+                      {"portable", "avx2", "avx512", "avx512bf16"}, parse_isa);
 }
 
 void add_route_options(Options& options, RouteArguments& routes) {
@@ -444,7 +442,7 @@ RunOptions resolve(const RunArguments& arguments, std::uint64_t data_seed) {
   if (arguments.routes.heads_per_task) {
     set_heads_per_task(options.routes, *arguments.routes.heads_per_task, options.shape.num_kv_heads);
   }
-  if (arguments.routes.merge) set_merge(options.routes, *arguments.routes.merge);
+  if (arguments.routes.merge) set_merge(options.routes, *arguments.routes.merge, is_cuda(arguments.backend));
   options.baseline = resolve_baseline(arguments.routes, options.routes);
   options.warmup_steps = to_int32(arguments.measure.warmup, options.warmup_steps);
   options.verify = arguments.measure.verify.value_or(options.verify);

@@ -40,6 +40,15 @@ struct PartialBytes {
 
 std::int32_t task_heads(const Plan& plan) { return plan.kv_heads_per_task() * plan.shape().group_size(); }
 
+/// Bytes of the counters of finished tasks, one a row and run of KV heads.
+std::int64_t counter_bytes(const Plan& plan) {
+  if (plan.merge_mode() != MergeMode::kFused) {
+    return 0;
+  }
+  const std::int64_t head_runs = ceil_div(plan.shape().num_kv_heads, plan.kv_heads_per_task());
+  return static_cast<std::int64_t>(plan.seq_lens().size() * sizeof(std::atomic<std::int32_t>)) * head_runs;
+}
+
 std::int64_t scratch_bytes(const Plan& plan) {
   const std::int64_t bytes = Scratch::bytes(plan.shape(), task_heads(plan), plan.max_splits());
   return round_up(bytes, static_cast<std::int64_t>(kFalseSharingBytes));
@@ -59,7 +68,8 @@ Status grow(AlignedBuffer& buffer, std::int64_t bytes, std::string_view what) {
   return {};
 }
 
-StepArgs step_args(const RunArgs& args, const Plan& plan, const AlignedBuffer& partials) {
+StepArgs step_args(const RunArgs& args, const Plan& plan, const AlignedBuffer& partials,
+                   decltype(StepArgs::write_head) write_head) {
   const AttentionShape& shape = plan.shape();
   auto* states = partials.as<std::byte>();
   return {.shape = shape,
@@ -73,7 +83,8 @@ StepArgs step_args(const RunArgs& args, const Plan& plan, const AlignedBuffer& p
           .partials = {.ml = reinterpret_cast<float*>(states),
                        .acc = states == nullptr ? nullptr : reinterpret_cast<float*>(states + PartialBytes(plan).ml),
                        .group_size = shape.group_size(),
-                       .head_dim = shape.head_dim}};
+                       .head_dim = shape.head_dim},
+          .write_head = write_head};
 }
 
 Status refuse_external(const Plan& plan) {
@@ -90,8 +101,10 @@ Status refuse_external(const Plan& plan) {
 /// One run: the launches one after the other, their items popped from one counter.
 class PlanRun {
  public:
-  PlanRun(const Plan& plan, const StepArgs& args, const KernelTable& kernels, WorkerPool& pool)
-      : plan_(plan), args_(args), kernels_(kernels), pool_(pool) {
+  /// finished: [rows * head runs] zeros where merges are fused; zeros again afterwards.
+  PlanRun(const Plan& plan, const StepArgs& args, const KernelTable& kernels, WorkerPool& pool,
+          std::atomic<std::int32_t>* finished)
+      : plan_(plan), args_(args), kernels_(kernels), pool_(pool), finished_(finished) {
     if (num_passes() > 0) {
       begin_pass(0);
     }
@@ -106,8 +119,9 @@ class PlanRun {
       const Launch launch = pass(i);
       const std::int64_t begin_ns = now_ns();
       if (launch.kind == LaunchKind::kDecode) {
-        decode_items(launch, scratch);
-        decode_ns += now_ns() - begin_ns;
+        const std::int64_t fused_ns = decode_items(launch, scratch);
+        decode_ns += now_ns() - begin_ns - fused_ns;
+        merge_ns += fused_ns;
       } else {
         merge_items(launch, scratch);
         merge_ns += now_ns() - begin_ns;
@@ -131,17 +145,8 @@ class PlanRun {
   }
 
  private:
-  // The launches, and where merges are fused one merge pass over all ranges. On a CPU that is the cheapest
-  // way to run such a plan: no worker counts finishers, and the barrier is crossed once a step.
-  [[nodiscard]] std::size_t num_passes() const {
-    const bool merges_at_end = plan_.merge_mode() == MergeMode::kFused && !plan_.merges().empty();
-    return plan_.launches().size() + (merges_at_end ? 1 : 0);
-  }
-  [[nodiscard]] Launch pass(std::size_t i) const {
-    return i < plan_.launches().size()
-               ? plan_.launches()[i]
-               : Launch{LaunchKind::kMerge, 0, static_cast<std::int32_t>(plan_.merges().size())};
-  }
+  [[nodiscard]] std::size_t num_passes() const { return plan_.launches().size(); }
+  [[nodiscard]] Launch pass(std::size_t i) const { return plan_.launches()[i]; }
   void begin_pass(std::size_t i) {
     const Launch launch = pass(i);
     next_item_.store(launch.begin * items_per_index(launch), std::memory_order_relaxed);
@@ -154,10 +159,65 @@ class PlanRun {
 
   std::int64_t pop() { return next_item_.fetch_add(1, std::memory_order_relaxed); }
 
-  void decode_items(const Launch& launch, const Scratch& scratch) {
-    const std::span<const Task> tasks = plan_.tasks();
-    for (std::int64_t item = pop(); item < launch.end; item = pop()) {
-      kernels_.decode(args_, tasks[static_cast<std::size_t>(item)], scratch);
+  /// A worker's place in a launch. Its next task is drawn late, when the kernel has one tile left and wants to
+  /// prefetch what follows.
+  struct Drawer {
+    PlanRun& run;
+    const Launch& launch;
+    const Task* next = nullptr;
+    bool drawn = false;
+
+    const Task* draw() {
+      const std::int64_t item = run.pop();
+      return item < launch.end ? &run.plan_.tasks()[static_cast<std::size_t>(item)] : nullptr;
+    }
+    static const Task* look(void* context) {
+      auto& drawer = *static_cast<Drawer*>(context);
+      drawer.next = drawer.draw();
+      drawer.drawn = true;
+      return drawer.next;
+    }
+  };
+
+  /// Returns the time that merging took.
+  std::int64_t decode_items(const Launch& launch, const Scratch& scratch) {
+    std::int64_t merge_ns = 0;
+    Drawer drawer{.run = *this, .launch = launch};
+    for (const Task* task = drawer.draw(); task != nullptr;) {
+      drawer.drawn = false;
+      kernels_.decode(args_, *task, scratch, {.next = &Drawer::look, .context = &drawer});
+      if (finishes_last(*task)) {
+        const std::int64_t begin_ns = now_ns();
+        merge_after(*task, scratch);
+        merge_ns += now_ns() - begin_ns;
+      }
+      task = drawer.drawn ? drawer.next : drawer.draw();
+    }
+    return merge_ns;
+  }
+
+  /// Whether the task was the last of its row and run of KV heads, where merges are fused. Then the states of
+  /// the other tasks are visible, whoever ran them.
+  bool finishes_last(const Task& task) {
+    if (task.partial_slot == kNoSlot || plan_.merge_mode() != MergeMode::kFused) {
+      return false;
+    }
+    const std::int64_t heads = plan_.kv_heads_per_task();
+    const std::int64_t head_runs = ceil_div<std::int64_t>(plan_.shape().num_kv_heads, heads);
+    std::atomic<std::int32_t>& finished = finished_[task.row * head_runs + task.kv_head_begin / heads];
+    if (finished.fetch_add(1, std::memory_order_acq_rel) + 1 < task.slot_stride) {
+      return false;
+    }
+    finished.store(0, std::memory_order_relaxed);  // for the next run
+    return true;
+  }
+
+  void merge_after(const Task& task, const Scratch& scratch) {
+    const MergeRange range = {.row = task.row,
+                              .slot_begin = plan_.split_offsets()[static_cast<std::size_t>(task.row)],
+                              .num_splits = task.slot_stride};
+    for (std::int32_t head = task.kv_head_begin; head < task.kv_head_end; ++head) {
+      kernels_.merge(args_, range, head, scratch);
     }
   }
 
@@ -174,6 +234,7 @@ class PlanRun {
   const StepArgs& args_;
   const KernelTable& kernels_;
   WorkerPool& pool_;
+  std::atomic<std::int32_t>* finished_;
   alignas(kFalseSharingBytes) std::atomic<std::int64_t> next_item_{0};
   alignas(kFalseSharingBytes) std::atomic<std::int64_t> decode_ns_{0};
   std::atomic<std::int64_t> merge_ns_{0};
@@ -225,6 +286,7 @@ Status CpuBackend::reserve(const Plan& plan) {
   PKV_RETURN_IF_ERROR(refuse_external(plan));
   PKV_RETURN_IF_ERROR(validate_shape_support(plan.shape(), capabilities(), name()));
   PKV_RETURN_IF_ERROR(grow(partials_, PartialBytes(plan).total(), "partial states"));
+  PKV_RETURN_IF_ERROR(grow(finished_, counter_bytes(plan), "counters of finished tasks"));
   const std::int64_t stride = std::max(scratch_stride_, scratch_bytes(plan));
   scratch_stride_ = 0;  // no scratch at all when growing fails
   PKV_RETURN_IF_ERROR(grow(scratch_, stride * num_workers(), "worker scratch"));
@@ -236,12 +298,12 @@ Result<RunTimes> CpuBackend::run(const Plan& plan, const RunArgs& args) {
   PKV_RETURN_IF_ERROR(refuse_external(plan));
   PKV_RETURN_IF_ERROR(validate_run(plan, args, capabilities(), name()));
   if (static_cast<std::int64_t>(partials_.size()) < PartialBytes(plan).total() ||
-      scratch_stride_ < scratch_bytes(plan)) {
+      static_cast<std::int64_t>(finished_.size()) < counter_bytes(plan) || scratch_stride_ < scratch_bytes(plan)) {
     return Error{ErrorCode::kResourceExhausted, "reserve() was not called for a plan as large as this", "workspace"};
   }
   const std::int64_t begin_ns = now_ns();
-  const StepArgs step = step_args(args, plan, partials_);
-  PlanRun run(plan, step, *kernels_, *pool_);
+  const StepArgs step = step_args(args, plan, partials_, kernels_->write_head);
+  PlanRun run(plan, step, *kernels_, *pool_, finished_.as<std::atomic<std::int32_t>>());
   pool_->run([&](std::int32_t worker) {
     std::byte* memory = scratch_.as<std::byte>() + worker * scratch_stride_;
     run.work(Scratch::make(memory, plan.shape(), task_heads(plan), plan.max_splits()));

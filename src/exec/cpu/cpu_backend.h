@@ -49,6 +49,7 @@ class CpuBackend final : public Backend {
   std::unique_ptr<WorkerPool> pool_;
   const KernelTable* kernels_;
   AlignedBuffer partials_;  // ml of all slots, then acc of all slots
+  AlignedBuffer finished_;  // [rows * head runs] atomic counters of tasks, 0 between runs
   AlignedBuffer scratch_;   // [num_workers][scratch_stride_]
   std::int64_t scratch_stride_ = 0;
 };

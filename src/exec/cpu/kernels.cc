@@ -16,6 +16,7 @@
 #endif
 
 #include "exec/cpu/kernels.h"
+#include "exec/cpu/tile_kernels.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "exec/cpu/kernels.cc"
@@ -29,15 +30,33 @@ HWY_BEFORE_NAMESPACE();
 namespace pkv {
 namespace HWY_NAMESPACE {
 
+inline void write_head_of_state(const StepArgs& args, std::int32_t row, std::int32_t q_head, float m, float l,
+                                const float* acc) {
+  write_head(args, row, q_head, m, l, acc);
+}
+
 constexpr Isa compiled_isa() {
   return HWY_TARGET == HWY_AVX3 ? Isa::kAvx512 : HWY_TARGET == HWY_AVX2 ? Isa::kAvx2 : Isa::kPortable;
+}
+
+/// Steps that a kernel of one instruction set takes go to it, the others to the general one.
+inline void decode_best(const StepArgs& args, const Task& task, const Scratch& scratch, const Lookahead& lookahead) {
+#if HWY_TARGET == HWY_AVX3
+  if (avx512_tile_takes(args.shape)) {
+    avx512_tile_decode(args, task, scratch, lookahead);
+    return;
+  }
+#endif
+  static_cast<void>(lookahead);
+  decode(args, task, scratch);
 }
 
 const KernelTable* kernel_table() {
   static constexpr KernelTable kTable = {.isa = compiled_isa(),
                                          .vector_bytes = kLanes * 4,
-                                         .decode = &decode,
+                                         .decode = &decode_best,
                                          .merge = &merge,
+                                         .write_head = &write_head_of_state,
                                          .read_streams = &read_streams,
                                          .read_bytes = &read_bytes};
   return &kTable;
@@ -76,6 +95,7 @@ class ScratchCarver {
 };
 
 Scratch carve(ScratchCarver& carver, const AttentionShape& shape, std::int64_t heads, std::int64_t splits) {
+  constexpr std::int64_t kSegmentLists = 4;
   const std::int64_t dims = padded_dim(shape.head_dim);
   const std::int64_t line_pairs = kTileTokens * ceil_div<std::int64_t>(shape.head_dim * 4, kLinePairBytesOfScratch);
   Scratch scratch;
@@ -87,6 +107,8 @@ Scratch carve(ScratchCarver& carver, const AttentionShape& shape, std::int64_t h
   scratch.factors = carver.take<float>(round_up<std::int64_t>(splits, kMaxLanes));
   scratch.k_lines = carver.take<const std::byte*>(line_pairs);
   scratch.v_lines = carver.take<const std::byte*>(line_pairs);
+  scratch.segments_per_list = kTileTokens * ceil_div<std::int64_t>(heads, shape.group_size());
+  scratch.segments = carver.take<ReadSegment>(kSegmentLists * scratch.segments_per_list);
   return scratch;
 }
 
@@ -105,8 +127,62 @@ std::int64_t Scratch::bytes(const AttentionShape& shape, std::int32_t heads, std
   return carver.used();
 }
 
+std::string_view decode_kernel_name(DecodeKernel kernel) {
+  switch (kernel) {
+    case DecodeKernel::kGeneral: return "general";
+    case DecodeKernel::kAvx512Tile: return "avx512-tile";
+    case DecodeKernel::kAvx512Bf16Tile: return "avx512bf16-tile";
+  }
+  return "unknown";
+}
+
+#if defined(__x86_64__)
+
+DecodeKernel decode_kernel(Isa isa, const AttentionShape& shape, DType kv_dtype, DType q_dtype) {
+  if (isa == Isa::kAvx512Bf16 && avx512_bf16_tile_takes(shape, kv_dtype, q_dtype)) {
+    return DecodeKernel::kAvx512Bf16Tile;
+  }
+  const bool has_tile = isa == Isa::kAvx512 || isa == Isa::kAvx512Bf16;
+  return has_tile && avx512_tile_takes(shape) ? DecodeKernel::kAvx512Tile : DecodeKernel::kGeneral;
+}
+
+namespace {
+
+void decode_avx512_bf16(const StepArgs& args, const Task& task, const Scratch& scratch, const Lookahead& lookahead) {
+  if (avx512_bf16_tile_takes(args.shape, args.kv.dtype, args.q.dtype)) {
+    avx512_bf16_tile_decode(args, task, scratch, lookahead);
+  } else {
+    N_AVX3::decode_best(args, task, scratch, lookahead);
+  }
+}
+
+/// The table of AVX-512 with another decode.
+const KernelTable* avx512_bf16_table() {
+  static const KernelTable kTable = [] {
+    KernelTable table = *N_AVX3::kernel_table();
+    table.isa = Isa::kAvx512Bf16;
+    table.decode = &decode_avx512_bf16;
+    return table;
+  }();
+  return &kTable;
+}
+
+}  // namespace
+
+#else
+
+DecodeKernel decode_kernel(Isa, const AttentionShape&, DType, DType) { return DecodeKernel::kGeneral; }
+
+#endif  // x86-64
+
 const KernelTable* find_kernels(Isa isa) {
   switch (isa) {
+    case Isa::kAvx512Bf16:
+#if HWY_TARGETS & HWY_AVX3
+      return cpu_runs(HWY_AVX3) && __builtin_cpu_supports("avx512bf16") != 0 ? avx512_bf16_table() : nullptr;
+#else
+      return nullptr;
+#endif
     case Isa::kAvx512:
 #if HWY_TARGETS & HWY_AVX3
       return cpu_runs(HWY_AVX3) ? N_AVX3::kernel_table() : nullptr;

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string_view>
 
 #include "persistentkv/backend.h"
 #include "persistentkv/cpu.h"
@@ -30,6 +31,22 @@ struct StepArgs {
   float* lse = nullptr;          // [num_rows][num_q_heads]; null: not wanted
   const float* sinks = nullptr;  // [num_q_heads]; null: none
   PartialStates partials;
+  /// Writes the output of one query head from its state: l and acc [head_dim] relative to m.
+  void (*write_head)(const StepArgs& args, std::int32_t row, std::int32_t q_head, float m, float l,
+                     const float* acc) = nullptr;
+};
+
+/// Bytes that lie together and are read one after the other.
+struct ReadSegment {
+  const std::byte* begin;
+  std::int64_t bytes;
+};
+
+/// Asks, at most once a task, what its worker does next, so that the kernel can prefetch it; null: nothing, or
+/// nobody knows.
+struct Lookahead {
+  const Task* (*next)(void* context);
+  void* context;
 };
 
 /// What one worker needs besides its registers, sized for a plan. Every array is 64-byte aligned.
@@ -42,6 +59,8 @@ struct Scratch {
   float* factors = nullptr;             // [max_splits]
   const std::byte** k_lines = nullptr;  // [tile_line_pairs]: line pairs of the next tile's K
   const std::byte** v_lines = nullptr;  // [tile_line_pairs]
+  ReadSegment* segments = nullptr;      // [4][segments_per_list]: K and V of a tile and of the next
+  std::int64_t segments_per_list = 0;   // rows of a tile
 
   /// heads: query heads of a task; splits: of a merge range.
   static Scratch make(std::byte* memory, const AttentionShape& shape, std::int32_t heads, std::int32_t splits);
@@ -58,20 +77,36 @@ struct ReadStreams {
   const std::byte* next[4];
 };
 
+/// Which decode kernel runs a step.
+enum class DecodeKernel : std::uint8_t {
+  kGeneral,         // decode_inl.h: any shape, any instruction set
+  kAvx512Tile,      // tile_avx512_inl.h
+  kAvx512Bf16Tile,  // the same with vdpbf16ps
+};
+
+/// "general", "avx512-tile", "avx512bf16-tile".
+std::string_view decode_kernel_name(DecodeKernel kernel);
+
 /// The kernels of one instruction set.
 struct KernelTable {
   Isa isa = Isa::kPortable;
   /// Bytes of a vector register as compiled: 64 for AVX-512, 32 for AVX2, 16 for the portable path.
   std::int32_t vector_bytes = 0;
   /// A task: writes its output, or its partial states.
-  void (*decode)(const StepArgs& args, const Task& task, const Scratch& scratch) = nullptr;
+  void (*decode)(const StepArgs& args, const Task& task, const Scratch& scratch, const Lookahead& lookahead) = nullptr;
   /// One KV head of a merge range: writes its output.
   void (*merge)(const StepArgs& args, const MergeRange& range, std::int32_t kv_head, const Scratch& scratch) = nullptr;
+  /// As StepArgs::write_head.
+  void (*write_head)(const StepArgs& args, std::int32_t row, std::int32_t q_head, float m, float l,
+                     const float* acc) = nullptr;
   /// Sum of the 32-bit words of four streams; bytes is a multiple of 256.
   std::uint32_t (*read_streams)(const ReadStreams& streams, std::int64_t bytes) = nullptr;
   /// Sum of the 32-bit words of `bytes` bytes, any multiple of 4, at any address.
   std::uint32_t (*read_bytes)(const std::byte* data, std::int64_t bytes) = nullptr;
 };
+
+/// The kernel that KernelTable::decode of `isa` runs a step by.
+DecodeKernel decode_kernel(Isa isa, const AttentionShape& shape, DType kv_dtype, DType q_dtype);
 
 /// The kernels compiled for an instruction set, if the build has them and this CPU runs them.
 const KernelTable* find_kernels(Isa isa);

@@ -43,6 +43,40 @@ HWY_INLINE float split_factors(const PartialStates& states, std::int64_t first_s
   return m;
 }
 
+/// The accumulators of a query head, split by split.
+struct MergeColumns {
+  const float* acc;
+  std::int64_t stride;  // floats from one split to the next
+  std::int32_t num_splits;
+  const float* factors;
+};
+
+/// Columns of 4 vectors: as many additions at a time as hide the latency of one.
+inline constexpr std::int32_t kMergeVectors = 4;
+
+/// to[begin, + kVectors * lanes) = sum over splits of factor * acc.
+template <std::int32_t kVectors>
+HWY_INLINE void merge_columns(const MergeColumns& columns, std::int32_t begin, float* to) {
+  const F32 d;
+  VF sums[kVectors];
+  HWY_UNROLL(4)
+  for (std::int32_t v = 0; v < kVectors; ++v) {
+    sums[v] = hn::Zero(d);
+  }
+  const float* acc = columns.acc + begin;
+  for (std::int32_t s = 0; s < columns.num_splits; ++s, acc += columns.stride) {
+    const VF factor = hn::Set(d, columns.factors[s]);
+    HWY_UNROLL(4)
+    for (std::int32_t v = 0; v < kVectors; ++v) {
+      sums[v] = hn::MulAdd(factor, hn::LoadU(d, acc + v * kLanes), sums[v]);
+    }
+  }
+  HWY_UNROLL(4)
+  for (std::int32_t v = 0; v < kVectors; ++v) {
+    hn::StoreU(sums[v], d, to + begin + v * kLanes);
+  }
+}
+
 HWY_INLINE void merge_head(const StepArgs& args, const MergeRange& range, std::int32_t q_head, std::int64_t first_slot,
                            const Scratch& scratch) {
   const PartialStates& states = args.partials;
@@ -50,19 +84,26 @@ HWY_INLINE void merge_head(const StepArgs& args, const MergeRange& range, std::i
   const std::int32_t head_dim = args.shape.head_dim;
   const float m = split_factors(states, first_slot, range.num_splits, group_idx, scratch.factors);
   float l = 0.0F;
-  std::fill_n(scratch.acc, padded_dim(head_dim), 0.0F);
-  const F32 d;
   for (std::int32_t s = 0; s < range.num_splits; ++s) {
-    const float* acc = states.acc_at(first_slot + s, group_idx);
     l += scratch.factors[s] * states.ml_at(first_slot + s, group_idx)[1];
-    const VF factor = hn::Set(d, scratch.factors[s]);
-    std::int32_t i = 0;
-    for (; i + kLanes <= head_dim; i += kLanes) {
-      hn::StoreU(hn::MulAdd(factor, hn::LoadU(d, acc + i), hn::LoadU(d, scratch.acc + i)), d, scratch.acc + i);
+  }
+  const MergeColumns columns = {.acc = states.acc_at(first_slot, group_idx),
+                                .stride = std::int64_t{states.group_size} * head_dim,
+                                .num_splits = range.num_splits,
+                                .factors = scratch.factors};
+  std::int32_t i = 0;
+  for (; i + kMergeVectors * kLanes <= head_dim; i += kMergeVectors * kLanes) {
+    merge_columns<kMergeVectors>(columns, i, scratch.acc);
+  }
+  for (; i + kLanes <= head_dim; i += kLanes) {
+    merge_columns<1>(columns, i, scratch.acc);
+  }
+  for (; i < head_dim; ++i) {
+    float sum = 0.0F;
+    for (std::int32_t s = 0; s < range.num_splits; ++s) {
+      sum += scratch.factors[s] * columns.acc[s * columns.stride + i];
     }
-    for (; i < head_dim; ++i) {
-      scratch.acc[i] += scratch.factors[s] * acc[i];
-    }
+    scratch.acc[i] = sum;
   }
   write_head(args, range.row, q_head, m, l, scratch.acc);
 }

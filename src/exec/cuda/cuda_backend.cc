@@ -19,9 +19,7 @@ namespace {
 constexpr std::int32_t kMaxGroup = 64;
 constexpr std::int32_t kMinComputeMajor = 8;  // cp.async, bf16 matrices
 
-Error not_loaded() {
-  return {ErrorCode::kInvalidArgument, "load_step() was not called for this plan", "plan"};
-}
+Error not_loaded() { return {ErrorCode::kInvalidArgument, "load_step() was not called for this plan", "plan"}; }
 
 }  // namespace
 
@@ -101,6 +99,10 @@ Status Backend::reserve(const Plan& plan) {
     }
     return external_->reserve(plan);
   }
+  if (plan.merge_mode() == MergeMode::kFused && plan.kv_heads_per_task() != 1) {
+    return Error{ErrorCode::kUnsupported,
+                 fmt::format("fused merges take 1 KV head a task on a GPU, not {}", plan.kv_heads_per_task()), "merge"};
+  }
   return step_.reserve(StepSizes::of(plan), plan.shape());
 }
 
@@ -125,23 +127,16 @@ Result<std::int64_t> Backend::decode_blocks(const KernelEntry& kernel, std::int6
   return kernel.draws_tasks ? std::min(num_tasks, *resident) : num_tasks;
 }
 
-// Long tasks want all of an SM's reading for themselves; many short ones want a neighbour to read while they
-// end (B128 x 512 tokens on an H100: 98.6 us wide, 93.6 narrow; lognormal lengths: 81.7 and 83.3).
-Width Backend::width_of(const Plan& plan) const {
-  constexpr std::int32_t kShortTokens = 1024;
-  constexpr std::int32_t kManyWaves = 4;
+KernelWidth Backend::width_of(const Plan& plan) const {
   if (width_.has_value()) {
     return *width_;
   }
-  if (plan.counters().num_tasks <= kManyWaves * device_.num_sms) {
-    return Width::kWide;
-  }
-  const Task& longest = plan.tasks().front();
-  return longest.token_end - longest.token_begin <= kShortTokens ? Width::kNarrow : Width::kWide;
+  return is_loaded(plan) ? loaded_width_ : width_for(plan, device_.num_sms);
 }
 
 bool Backend::is_loaded(const Plan& plan) const {
-  return plan.tasks().data() == loaded_tasks_ && loaded_capacity_.tasks == static_cast<std::int32_t>(plan.tasks().size());
+  return plan.tasks().data() == loaded_tasks_ &&
+         loaded_capacity_.tasks == static_cast<std::int32_t>(plan.tasks().size());
 }
 
 Status Backend::load_step(const Plan& plan, const BatchState& batch) {
@@ -160,6 +155,7 @@ Status Backend::load_step(const Plan& plan, const BatchState& batch) {
   PKV_RETURN_IF_ERROR(step_.load(plan, batch, sizes.capacity, stream_));
   loaded_tasks_ = plan.tasks().data();
   loaded_capacity_ = sizes.capacity;
+  loaded_width_ = width_for(plan, device_.num_sms);
   return {};
 }
 
@@ -187,8 +183,8 @@ Status Backend::enqueue_launches(const Plan& plan, const RunArgs& args, LayerPar
       PKV_RETURN_IF_ERROR(cuda::launch(kernel, *blocks, &params, decode_entry(), stream_));
     } else {
       params.merges = merges + launch.begin;
-      PKV_RETURN_IF_ERROR(
-          cuda::launch(merge_kernel(plan.max_splits()), merge_blocks(count, plan.shape()), &params, merge_entry(), stream_));
+      PKV_RETURN_IF_ERROR(cuda::launch(merge_kernel(plan.max_splits()), merge_blocks(count, plan.shape()), &params,
+                                       merge_entry(), stream_));
     }
   }
   return {};

@@ -47,7 +47,7 @@ class Backend final : public CudaBackend {
   /// For measurements: overrides the choice of how decode kernels enter.
   void set_decode_entry(DecodeEntry entry) { decode_entry_ = entry; }
   /// Likewise of the kernel's width.
-  void set_width(std::optional<Width> width) { width_ = width; }
+  void set_width(std::optional<KernelWidth> width) { width_ = width; }
 
  private:
   friend class StepGraph;
@@ -57,7 +57,7 @@ class Backend final : public CudaBackend {
   Result<std::int64_t> resident_blocks(const KernelEntry& kernel);
   /// Blocks of a decode launch over that many tasks.
   Result<std::int64_t> decode_blocks(const KernelEntry& kernel, std::int64_t num_tasks);
-  [[nodiscard]] Width width_of(const Plan& plan) const;
+  [[nodiscard]] KernelWidth width_of(const Plan& plan) const;
   [[nodiscard]] bool can_depend() const { return device_.compute_major >= 9; }
   [[nodiscard]] Entry decode_entry() const;
   [[nodiscard]] Entry merge_entry() const { return can_depend() ? Entry::kDependent : Entry::kAfter; }
@@ -73,11 +73,12 @@ class Backend final : public CudaBackend {
   StepMemory step_;
   DeviceBuffer probe_ids_;
   std::vector<std::pair<const void*, std::int32_t>> prepared_;  // kernel, blocks an SM
-  std::optional<Width> width_;
+  std::optional<KernelWidth> width_;
   DecodeEntry decode_entry_ = DecodeEntry::kChosen;
   // What is loaded: a plan is told by its task list, which moves with it.
   const Task* loaded_tasks_ = nullptr;
   StepCapacity loaded_capacity_;
+  KernelWidth loaded_width_ = KernelWidth::kWide;
   std::unique_ptr<ExternalDecode> external_;
   bool external_planned_ = false;
 };

@@ -45,25 +45,35 @@
 
 namespace pkv::cuda {
 
-inline constexpr int kTileTokens = 16;
+inline constexpr int kMatrixTokens = 16;  // that one product covers
 
 /// The list of tasks in the order in which a block takes them: blockIdx, then whatever is drawn. Run by lane 0
-/// of warp 0; all threads read slot() of tasks up to known(). Drawing takes two trips to the L2, spread over
-/// three calls of advance(), so that nothing waits for it in a long task.
+/// of warp 0; all threads read slot() of the task at hand, and of later ones that they found is_known().
+/// Drawing takes two trips to the L2, spread over three calls of advance(), so that nothing waits for it in a
+/// long task. kAhead: tasks known beyond the one at hand, at most.
+template <int kAhead>
 class TaskQueue {
  public:
-  static constexpr int kSlots = 4;  // the task at hand, two more, and one being read to its end
-  static constexpr int kAhead = 2;
+  static constexpr int kSlots = 2 * kAhead;  // a slot is written again only after a barrier of the block
+  static constexpr int kSlotBytes = sizeof(DeviceTask) + 8;  // with a flag for each
 
-  __device__ TaskQueue(const LayerParams& params, DeviceTask* slots, volatile int* known)
-      : p_(params), slots_(slots), known_(known) {}
+  /// `memory`: kSlots * kSlotBytes of shared memory.
+  __device__ TaskQueue(const LayerParams& params, unsigned char* memory)
+      : p_(params),
+        slots_(reinterpret_cast<DeviceTask*>(memory)),
+        flags_(shared_address(memory) + kSlots * sizeof(DeviceTask)) {}
 
   [[nodiscard]] __device__ const DeviceTask& slot(int number) const { return slots_[number & (kSlots - 1)]; }
-  [[nodiscard]] __device__ int known() const { return *known_; }
+  /// Of a number that is less than kSlots above the last that is known.
+  [[nodiscard]] __device__ bool is_known(int number) const {
+    return flag_is_raised(flag(number), number / kSlots & 1);
+  }
 
+  /// By one thread, ahead of a barrier of the block.
   __device__ void begin(const DeviceTask& first) {
+    for (int i = 0; i < kSlots; ++i) init_flag(flag(i));
     slots_[0] = last_ = first;
-    *known_ = 0;
+    raise_flag(flag(0));
   }
 
   /// `tokens_left` of the task `current` are still to be read; more tasks are wanted when all that is known
@@ -106,6 +116,8 @@ class TaskQueue {
  private:
   enum class State { kIdle, kDrawn, kFound };
 
+  [[nodiscard]] __device__ std::uint32_t flag(int number) const { return flags_ + (number & (kSlots - 1)) * 8; }
+
   static __device__ bool draws(const LayerParams& p) { return p.num_tasks > static_cast<int>(gridDim.x); }
 
   __device__ void look_after_last() {
@@ -127,14 +139,13 @@ class TaskQueue {
   __device__ void publish() {
     ++number_;
     slots_[number_ & (kSlots - 1)] = last_ = found_;
-    __threadfence_block();
-    *known_ = number_;
+    raise_flag(flag(number_));
     state_ = State::kIdle;
   }
 
   const LayerParams& p_;
   DeviceTask* const slots_;
-  volatile int* const known_;
+  const std::uint32_t flags_;
   State state_ = State::kIdle;
   int number_ = 0;  // of the last task that is known
   int drawn_ = 0;
@@ -144,7 +155,9 @@ class TaskQueue {
 
 /// kMatrices: 8-head matrices a warp computes; kHeadSplit: warps that share a tile. Together they cover
 /// 8 * kMatrices * kHeadSplit query heads.
-template <typename ElementT, int kHeadDimT, int kMatricesT, int kHeadSplitT, int kWarpsT, int kStagesT, int kBlocksT>
+/// kTileMatrices: products of 16 tokens in a tile.
+template <typename ElementT, int kHeadDimT, int kMatricesT, int kHeadSplitT, int kWarpsT, int kStagesT, int kBlocksT,
+          int kTileMatricesT>
 struct DecodeConfig {
   using T = ElementT;
   static constexpr int kHeadDim = kHeadDimT;
@@ -153,6 +166,8 @@ struct DecodeConfig {
   static constexpr int kWarps = kWarpsT;
   static constexpr int kStages = kStagesT;
   static constexpr int kBlocksPerSm = kBlocksT;
+  static constexpr int kTileMatrices = kTileMatricesT;
+  static constexpr int kTileTokens = kMatrixTokens * kTileMatrices;
 
   static constexpr int kThreads = 32 * kWarps;
   static constexpr int kGroups = kWarps / kHeadSplit;  // rings of a block
@@ -162,8 +177,13 @@ struct DecodeConfig {
   static constexpr int kTileBytes = kTileTokens * kRowBytes;  // of K; V as much
   static constexpr int kStageBytes = 2 * kTileBytes;
   static constexpr int kSteps = kHeadDim / 16;  // matrices along the head dimension
+  // Large groups have little room for more sets of queries, and single warps many neighbours.
+  static constexpr int kAhead = kHeads <= 8 && kGroups > 1 ? 2 : 1;
+  using Queue = TaskQueue<kAhead>;
+  // P in two parts: what small groups have time for, and what bf16 needs (2^-9 of P would show).
+  static constexpr bool kExactWeights = kHeads <= 8 || Element<T>::kBits < 10;
   // Fragments of Q take kSteps * kMatrices * 2 registers; beside a large accumulator they stay in memory.
-  static constexpr bool kQueryInRegisters = kHeadDim * kMatrices <= 256;
+  static constexpr bool kQueryInRegisters = kHeadDim * kMatrices * kTileMatrices <= 256 && kThreads * kBlocksPerSm <= 384;
   static constexpr int kQueryPitch = kRowBytes + 16;  // of a head; the shift avoids bank conflicts
   // The pitch of merged states shifts neighbouring heads by 8 banks.
   static constexpr int kMergePitch = kHeadDim + 4;
@@ -177,12 +197,11 @@ struct DecodeConfig {
   static constexpr int kRingAt = 0;
   static constexpr int kMergeAt = kRingAt + kGroups * kStages * kStageBytes;
   static constexpr int kQueryAt = kMergeAt + kMergeSlots * kMergeFloats * 4;
-  static constexpr int kIdsAt = kQueryAt + TaskQueue::kSlots * kHeads * kQueryPitch;
+  static constexpr int kIdsAt = kQueryAt + Queue::kSlots * kHeads * kQueryPitch;
   static constexpr int kFirstIdsAt = kIdsAt + kWarps * kStages * kTileTokens * 4;
-  static constexpr int kTasksAt = kFirstIdsAt + TaskQueue::kSlots * kWarps * kStages * kTileTokens * 4;
-  static constexpr int kAgreedAt = kTasksAt + TaskQueue::kSlots * 32;  // one word a group
-  static constexpr int kKnownAt = kAgreedAt + kGroups * 4;
-  static constexpr int kSharedBytes = (kKnownAt + 4 + 15) / 16 * 16;
+  static constexpr int kTasksAt = kFirstIdsAt + Queue::kSlots * kWarps * kStages * kTileTokens * 4;
+  static constexpr int kAgreedAt = kTasksAt + Queue::kSlots * Queue::kSlotBytes;  // one word a group
+  static constexpr int kSharedBytes = (kAgreedAt + kGroups * 4 + 15) / 16 * 16;
 
   static_assert(kHeadDim % 64 == 0 && kHeadDim <= 256);
   static_assert(kWarps % kHeadSplit == 0 && (kGroups == 1 || kGroups % 2 == 0));
@@ -207,8 +226,7 @@ class Decoder {
         part_(warp_ % C::kHeadSplit),
         ring_(shared_address(shared) + C::kRingAt + group_ * C::kStages * C::kStageBytes),
         policy_(evict_first_policy()),
-        queue_(params, reinterpret_cast<DeviceTask*>(shared + C::kTasksAt),
-               reinterpret_cast<volatile int*>(shared + C::kKnownAt)) {}
+        queue_(params, shared + C::kTasksAt) {}
 
   /// Ahead of the kernel before: the first task and its page ids depend on nothing that it writes.
   __device__ void prepare(const DeviceTask& first) {
@@ -249,15 +267,15 @@ class Decoder {
   }
   __device__ std::uint32_t id_slot(int tile) const {
     return shared_address(shared_) + C::kIdsAt +
-           ((warp_ * C::kStages + (tile & kStageMask)) * kTileTokens + lane_ % kTileTokens) * 4;
+           ((warp_ * C::kStages + (tile & kStageMask)) * C::kTileTokens + lane_ % C::kTileTokens) * 4;
   }
   __device__ std::uint32_t first_id_slot(int number, int tile) const {
-    const int task = number & (TaskQueue::kSlots - 1);
+    const int task = number & (C::Queue::kSlots - 1);
     return shared_address(shared_) + C::kFirstIdsAt +
-           (((task * C::kWarps + warp_) * C::kStages + tile) * kTileTokens + lane_ % kTileTokens) * 4;
+           (((task * C::kWarps + warp_) * C::kStages + tile) * C::kTileTokens + lane_ % C::kTileTokens) * 4;
   }
   __device__ std::uint32_t query_address(int number) const {
-    return shared_address(shared_) + C::kQueryAt + (number & (TaskQueue::kSlots - 1)) * C::kHeads * C::kQueryPitch;
+    return shared_address(shared_) + C::kQueryAt + (number & (C::Queue::kSlots - 1)) * C::kHeads * C::kQueryPitch;
   }
   __device__ int first_head() const { return part_ * C::kMatrices * 8; }
 
@@ -273,10 +291,10 @@ class Decoder {
   };
 
   __device__ int ring_tiles(int tokens) const {
-    const int tiles = (tokens + kTileTokens - 1) / kTileTokens;
+    const int tiles = (tokens + C::kTileTokens - 1) / C::kTileTokens;
     return tiles > group_ ? (tiles - group_ - 1) / C::kGroups + 1 : 0;
   }
-  __device__ static int ring_token(int group, int tile) { return (group + tile * C::kGroups) * kTileTokens; }
+  __device__ static int ring_token(int group, int tile) { return (group + tile * C::kGroups) * C::kTileTokens; }
 
   __device__ void adopt(const DeviceTask& task) {
     ahead_.page_id_offset = task.page_id_offset;
@@ -293,12 +311,12 @@ class Decoder {
 
   /// Page ids of a task's first kStages tiles, a lane a token.
   __device__ void copy_first_ids(const DeviceTask& task, int number) const {
-    if (lane_ >= kTileTokens) {  // one writer a word; the other half reads it after a barrier of the warp
+    if (lane_ >= C::kTileTokens) {  // one writer a word; the other half reads it after a barrier of the warp
       return;
     }
 #pragma unroll
     for (int tile = 0; tile < C::kStages; ++tile) {
-      const int token = task.token_begin + ring_token(group_, tile) + lane_ % kTileTokens;
+      const int token = task.token_begin + ring_token(group_, tile) + lane_ % C::kTileTokens;
       const bool exists = token < task.token_end;
       copy_async_4(first_id_slot(number, tile), exists ? id_address(task.page_id_offset, token) : p_.page_ids,
                    exists ? 4 : 0);
@@ -322,7 +340,7 @@ class Decoder {
 
   /// Byte offsets of K and V of the token that this lane works out, for the tile about to be copied.
   __device__ void locate_tile() {
-    const int token = ahead_.token_begin + ring_token(group_, ahead_.next) + lane_ % kTileTokens;
+    const int token = ahead_.token_begin + ring_token(group_, ahead_.next) + lane_ % C::kTileTokens;
     const std::int64_t page_id =
         shared_word(ahead_.next < C::kStages ? first_id_slot(ahead_number_, ahead_.next) : id_slot(ahead_.next));
     const std::int64_t slot = token - page_of(p_, token) * p_.page_size;
@@ -333,7 +351,7 @@ class Decoder {
   /// Starts the copies of 16 rows of K or V.
   __device__ void copy_rows(const void* base, std::int64_t head_offset, std::int64_t offset, std::uint32_t to) const {
     constexpr int kRowsAtOnce = 32 / C::kRowChunks;
-    constexpr int kIterations = kTileTokens / kRowsAtOnce / C::kHeadSplit;
+    constexpr int kIterations = C::kTileTokens / kRowsAtOnce / C::kHeadSplit;
     const int chunk = lane_ % C::kRowChunks;
     const bool chunk_exists = chunk * 8 < p_.head_dim;
     const auto* from = static_cast<const unsigned char*>(base) + head_offset + chunk * 16;
@@ -350,10 +368,10 @@ class Decoder {
 
   /// The page ids that the tile one ring later needs.
   __device__ void copy_ids() const {
-    if (lane_ >= kTileTokens) {
+    if (lane_ >= C::kTileTokens) {
       return;
     }
-    const int token = ahead_.token_begin + ring_token(group_, ahead_.next + C::kStages) + lane_ % kTileTokens;
+    const int token = ahead_.token_begin + ring_token(group_, ahead_.next + C::kStages) + lane_ % C::kTileTokens;
     const bool exists = token < ahead_.token_end;
     copy_async_4(id_slot(ahead_.next), exists ? id_address(ahead_.page_id_offset, token) : p_.page_ids, exists ? 4 : 0);
   }
@@ -391,10 +409,10 @@ class Decoder {
 
   /// Of the tasks that are known: asks for the queries and page ids of one more, and goes on with the next
   /// one's tiles when this one's have all been asked for and the next one's page ids have arrived.
-  __device__ void look_ahead(int current, int known) {
+  __device__ void look_ahead(int current, bool next_is_known) {
     fetches_ <<= 1;  // bit i: a fetch was begun i steps ago; after kStages steps it has arrived
     ready_ += (fetches_ >> C::kStages) & 1;
-    if (fetched_ < known) {
+    if (next_is_known) {
       fetch(fetched_ + 1);
       fetches_ |= 1;
     }
@@ -442,7 +460,7 @@ class Decoder {
     } else if constexpr (C::kHeadSplit == C::kWarps) {
       __syncthreads();
     } else {
-      barrier_among(1 + group_, 32 * C::kHeadSplit);
+      barrier_of_group<C::kGroups, 32 * C::kHeadSplit>(group_);
     }
   }
 
@@ -460,38 +478,37 @@ class Decoder {
     }
   }
 
-  /// How many tasks are known, the same for all that share a ring: one of them writes it ahead of the
-  /// barrier at which they meet, which also says that all have read K.
-  __device__ int agree_on_known() const {
+  /// Whether one more task is known than has been fetched, the same for all that share a ring: one of them
+  /// writes it ahead of the barrier at which they meet, which also says that all have read K.
+  __device__ bool agree_on_next() const {
+    const bool is_known = queue_.is_known(fetched_ + 1);
     if constexpr (C::kHeadSplit == 1) {
-      const int known = __shfl_sync(0xFFFFFFFFU, queue_.known(), 0);
-      __syncwarp();
-      return known;
+      return __all_sync(0xFFFFFFFFU, is_known);
     } else {
       volatile int* agreed = reinterpret_cast<volatile int*>(shared_ + C::kAgreedAt) + group_;
-      if (part_ == 0 && lane_ == 0) *agreed = queue_.known();
+      if (part_ == 0 && lane_ == 0) *agreed = is_known;
       sync_sharers();
-      return *agreed;
+      return *agreed != 0 && queue_.is_known(fetched_ + 1);  // all have seen the flag itself
     }
   }
 
   __device__ void walk_tiles(int number) {
-    constexpr int kWantedTokens = 4 * C::kStages * C::kGroups * kTileTokens;
+    constexpr int kWantedTokens = 4 * C::kStages * C::kGroups * C::kTileTokens;
     const int count = ring_tiles(tokens_);
     for (int tile = 0; tile < count; ++tile) {
       wait_copies<C::kStages - 1>();
       sync_sharers();
-      float x[C::kMatrices][4];
+      float x[C::kTileMatrices][C::kMatrices][4];
       score(consumed_, x);
       if (threadIdx.x == 0) {
         queue_.advance(number, tokens_ - ring_token(0, tile), kWantedTokens);
       }
-      look_ahead(number, agree_on_known());
+      look_ahead(number, agree_on_next());
       produce_keys();
       shape_logits(tokens_ - ring_token(group_, tile), x);
       raise_maximum(tile, x);
-      std::uint32_t high[C::kMatrices][2];
-      std::uint32_t low[C::kMatrices][2];
+      std::uint32_t high[C::kTileMatrices][C::kMatrices][2];
+      std::uint32_t low[C::kTileMatrices][C::kMatrices][2];
       weigh(x, high, low);
       accumulate(consumed_, high, low);
       sync_sharers();  // V is read
@@ -540,68 +557,81 @@ class Decoder {
   }
 
   /// Dot products, in two sums that do not wait for each other.
-  __device__ void score(int sequence, float (&x)[C::kMatrices][4]) const {
-    float odd[C::kMatrices][4];
+  __device__ void score(int sequence, float (&x)[C::kTileMatrices][C::kMatrices][4]) const {
+    float odd[C::kTileMatrices][C::kMatrices][4];
 #pragma unroll
-    for (int n = 0; n < C::kMatrices; ++n) {
+    for (int t = 0; t < C::kTileMatrices; ++t) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) x[n][i] = odd[n][i] = 0.0F;
+      for (int n = 0; n < C::kMatrices; ++n) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) x[t][n][i] = odd[t][n][i] = 0.0F;
+      }
     }
     const std::uint32_t row = stage_address(sequence) + (lane_ % 16) * C::kRowBytes;
 #pragma unroll
     for (int d = 0; d < C::kSteps; d += 2) {
-      std::uint32_t a[2][4];
+      std::uint32_t a[C::kTileMatrices][2][4];
 #pragma unroll
-      for (int i = 0; i < 2; ++i) load_matrices(a[i], row + ((((d + i) * 2 + lane_ / 16) ^ (lane_ & 7)) << 4));
+      for (int t = 0; t < C::kTileMatrices; ++t) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          load_matrices(a[t][i], row + t * kMatrixTokens * C::kRowBytes + ((((d + i) * 2 + lane_ / 16) ^ (lane_ & 7)) << 4));
+        }
+      }
 #pragma unroll
       for (int n = 0; n < C::kMatrices; ++n) {
         std::uint32_t b[2][2];
         query_fragments(d, n, b);
-        E::mma(x[n], a[0], b[0]);
-        E::mma(odd[n], a[1], b[1]);
+#pragma unroll
+        for (int t = 0; t < C::kTileMatrices; ++t) {
+          E::mma(x[t][n], a[t][0], b[0]);
+          E::mma(odd[t][n], a[t][1], b[1]);
+        }
       }
     }
 #pragma unroll
-    for (int n = 0; n < C::kMatrices; ++n) {
+    for (int t = 0; t < C::kTileMatrices; ++t) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) x[n][i] += odd[n][i];
+      for (int n = 0; n < C::kMatrices; ++n) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) x[t][n][i] += odd[t][n][i];
+      }
     }
   }
 
   /// Dot products to logits: scale, cap, and -inf for rows beyond the end.
-  __device__ void shape_logits(int tokens_left, float (&x)[C::kMatrices][4]) const {
+  __device__ void shape_logits(int tokens_left, float (&x)[C::kTileMatrices][C::kMatrices][4]) const {
+    const float inverse = p_.soft_cap > 0.0F ? 1.0F / p_.soft_cap : 0.0F;
 #pragma unroll
-    for (int n = 0; n < C::kMatrices; ++n) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) x[n][i] *= p_.scale;
-    }
-    if (p_.soft_cap > 0.0F) {
-      const float inverse = 1.0F / p_.soft_cap;
+    for (int t = 0; t < C::kTileMatrices; ++t) {
 #pragma unroll
       for (int n = 0; n < C::kMatrices; ++n) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) x[n][i] = p_.soft_cap * tanhf(x[n][i] * inverse);
-      }
-    }
-    if (tokens_left < kTileTokens) {
-      const int token = lane_ / 4;
+        for (int i = 0; i < 4; ++i) x[t][n][i] *= p_.scale;
+        if (p_.soft_cap > 0.0F) {
 #pragma unroll
-      for (int n = 0; n < C::kMatrices; ++n) {
+          for (int i = 0; i < 4; ++i) x[t][n][i] = p_.soft_cap * tanhf(x[t][n][i] * inverse);
+        }
+        if (tokens_left < C::kTileTokens) {
+          const int token = t * kMatrixTokens + lane_ / 4;
 #pragma unroll
-        for (int i = 0; i < 4; ++i) x[n][i] = token + (i / 2) * 8 < tokens_left ? x[n][i] : -INFINITY;
+          for (int i = 0; i < 4; ++i) x[t][n][i] = token + (i / 2) * 8 < tokens_left ? x[t][n][i] : -INFINITY;
+        }
       }
     }
   }
 
   /// The running maximum over all tokens so far; accumulators follow it when it rose for any head.
-  __device__ void raise_maximum(int tile, const float (&x)[C::kMatrices][4]) {
+  __device__ void raise_maximum(int tile, const float (&x)[C::kTileMatrices][C::kMatrices][4]) {
     bool rose = false;
     float top[C::kMatrices][2];
 #pragma unroll
     for (int n = 0; n < C::kMatrices; ++n) {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        float most = fmaxf(x[n][h], x[n][h + 2]);
+        float most = fmaxf(x[0][n][h], x[0][n][h + 2]);
+#pragma unroll
+        for (int t = 1; t < C::kTileMatrices; ++t) most = fmaxf(most, fmaxf(x[t][n][h], x[t][n][h + 2]));
         most = fmaxf(most, __shfl_xor_sync(0xFFFFFFFFU, most, 4));
         most = fmaxf(most, __shfl_xor_sync(0xFFFFFFFFU, most, 8));
         most = fmaxf(most, __shfl_xor_sync(0xFFFFFFFFU, most, 16));
@@ -636,36 +666,45 @@ class Decoder {
   }
 
   /// exp(x - m) as the B operand, in two parts whose sum it is, and its sum into l (this lane's tokens).
-  __device__ void weigh(const float (&x)[C::kMatrices][4], std::uint32_t (&high)[C::kMatrices][2],
-                        std::uint32_t (&low)[C::kMatrices][2]) {
+  __device__ void weigh(const float (&x)[C::kTileMatrices][C::kMatrices][4], std::uint32_t (&high)[C::kTileMatrices][C::kMatrices][2],
+                        std::uint32_t (&low)[C::kTileMatrices][C::kMatrices][2]) {
 #pragma unroll
-    for (int n = 0; n < C::kMatrices; ++n) {
+    for (int t = 0; t < C::kTileMatrices; ++t) {
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const float a = weight(x[n][half * 2], m_[n][0]);
-        const float b = weight(x[n][half * 2 + 1], m_[n][1]);
-        l_[n][0] += a;
-        l_[n][1] += b;
-        const auto rounded = E::round(a, b);
-        const float2 kept = E::widen(rounded);
-        high[n][half] = transpose_matrix(bits_of(rounded));
-        low[n][half] = transpose_matrix(bits_of(E::round(a - kept.x, b - kept.y)));
+      for (int n = 0; n < C::kMatrices; ++n) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const float a = weight(x[t][n][half * 2], m_[n][0]);
+          const float b = weight(x[t][n][half * 2 + 1], m_[n][1]);
+          l_[n][0] += a;
+          l_[n][1] += b;
+          const auto rounded = E::round(a, b);
+          high[t][n][half] = transpose_matrix(bits_of(rounded));
+          if constexpr (C::kExactWeights) {
+            const float2 kept = E::widen(rounded);
+            low[t][n][half] = transpose_matrix(bits_of(E::round(a - kept.x, b - kept.y)));
+          }
+        }
       }
     }
   }
 
-  __device__ void accumulate(int sequence, const std::uint32_t (&high)[C::kMatrices][2],
-                             const std::uint32_t (&low)[C::kMatrices][2]) {
+  __device__ void accumulate(int sequence, const std::uint32_t (&high)[C::kTileMatrices][C::kMatrices][2],
+                             const std::uint32_t (&low)[C::kTileMatrices][C::kMatrices][2]) {
     const std::uint32_t row =
         stage_address(sequence) + C::kTileBytes + (lane_ % 8 + lane_ / 16 * 8) * C::kRowBytes;
 #pragma unroll
-    for (int d = 0; d < C::kSteps; ++d) {
-      std::uint32_t a[4];
-      load_matrices_transposed(a, row + (((d * 2 + lane_ / 8 % 2) ^ (lane_ & 7)) << 4));
+    for (int t = 0; t < C::kTileMatrices; ++t) {
 #pragma unroll
-      for (int n = 0; n < C::kMatrices; ++n) {
-        E::mma(acc_[n][d], a, high[n]);
-        E::mma(acc_[n][d], a, low[n]);
+      for (int d = 0; d < C::kSteps; ++d) {
+        std::uint32_t a[4];
+        load_matrices_transposed(
+            a, row + t * kMatrixTokens * C::kRowBytes + (((d * 2 + lane_ / 8 % 2) ^ (lane_ & 7)) << 4));
+#pragma unroll
+        for (int n = 0; n < C::kMatrices; ++n) {
+          E::mma(acc_[n][d], a, high[t][n]);
+          if constexpr (C::kExactWeights) E::mma(acc_[n][d], a, low[t][n]);
+        }
       }
     }
   }
@@ -709,7 +748,9 @@ class Decoder {
     catch_up(number);
     if (group_ < kUpper) {
       add_fragments(group_);
-      sync_sharers();  // the fragments lie where the rows go
+    }
+    __syncthreads();  // the fragments lie where the rows go
+    if (group_ < kUpper) {
       store_states(group_);
     }
     __syncthreads();
@@ -837,7 +878,7 @@ class Decoder {
   const int part_;   // which of the warps that share it
   const std::uint32_t ring_;
   const std::uint64_t policy_;
-  TaskQueue queue_;  // lane 0 of warp 0
+  typename C::Queue queue_;  // lane 0 of warp 0
   Ahead ahead_;
   int produced_ = 0;    // sequence number of the next tile to copy
   int consumed_ = 0;    // ... and to compute

@@ -8,26 +8,39 @@
 
 namespace pkv::cuda {
 
+/// Shared memory that a block of the architecture being compiled can have.
+__device__ constexpr int max_shared_bytes() {
+#if __CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ == 1200
+  return 99 * 1024;
+#elif __CUDA_ARCH__ == 800
+  return 163 * 1024;
+#else
+  return 227 * 1024;
+#endif
+}
+
 template <class C>
 __global__ void __launch_bounds__(C::kThreads, C::kBlocksPerSm) decode_kernel(const __grid_constant__ LayerParams p) {
-  extern __shared__ __align__(128) unsigned char shared[];
-  start_dependents();
-  const DeviceTask task = p.tasks[blockIdx.x];
-  if (task.row < 0) {  // a graph with more blocks than tasks
-    wait_for_predecessor();
-  } else {
-    Decoder<C> decoder(p, shared);
-    decoder.prepare(task);
-    wait_for_predecessor();
-    decoder.run(task);
-  }
-  if (threadIdx.x == 0) {
-    TaskQueue::leave(p);
+  if constexpr (C::kSharedBytes <= max_shared_bytes()) {  // else never launched: find_mma_kernel passes it over
+    extern __shared__ __align__(128) unsigned char shared[];
+    start_dependents();
+    const DeviceTask task = p.tasks[blockIdx.x];
+    if (task.row < 0) {  // a graph with more blocks than tasks
+      wait_for_predecessor();
+    } else {
+      Decoder<C> decoder(p, shared);
+      decoder.prepare(task);
+      wait_for_predecessor();
+      decoder.run(task);
+    }
+    if (threadIdx.x == 0) {
+      C::Queue::leave(p);
+    }
   }
 }
 
 template <class C>
-KernelEntry decode_entry(const char* name, ElementType type) {
+KernelEntry decode_entry(const char* name, ElementType type, KernelWidth width) {
   return {.name = name,
           .function = reinterpret_cast<const void*>(&decode_kernel<C>),
           .threads = C::kThreads,
@@ -35,6 +48,7 @@ KernelEntry decode_entry(const char* name, ElementType type) {
           .blocks_per_sm = C::kBlocksPerSm,
           .draws_tasks = true,
           .type = type,
+          .width = width,
           .max_head_dim = C::kHeadDim,
           .max_group_size = C::kHeads};
 }

@@ -1,5 +1,6 @@
 // The table of tensor-core kernels, and the choice of the cheapest that covers a shape.
 // Not here: kernels.
+#include <cstdlib>
 #include <vector>
 
 #include "exec/cuda/inst/inst.h"
@@ -19,7 +20,7 @@ std::span<const KernelEntry> mma_kernels() {
   return all;
 }
 
-const KernelEntry* find_mma_kernel(ElementType type, std::int32_t head_dim, std::int32_t group_size, Width width,
+const KernelEntry* find_mma_kernel(ElementType type, std::int32_t head_dim, std::int32_t group_size, KernelWidth width,
                                    std::int64_t shared_bytes) {
   const KernelEntry* found = nullptr;
   for (const KernelEntry& entry : mma_kernels()) {
@@ -31,8 +32,10 @@ const KernelEntry* find_mma_kernel(ElementType type, std::int32_t head_dim, std:
         (entry.max_head_dim > found->max_head_dim || entry.max_group_size > found->max_group_size)) {
       break;  // the table is in this order: only looser ones follow
     }
-    const bool wanted = (entry.blocks_per_sm == 1) == (width == Width::kWide);
-    found = found == nullptr || wanted ? &entry : found;
+    const auto distance = [&](const KernelEntry& e) {
+      return std::abs(static_cast<int>(e.width) - static_cast<int>(width));
+    };
+    found = found == nullptr || distance(entry) < distance(*found) ? &entry : found;
   }
   return found;
 }

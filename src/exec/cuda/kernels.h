@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <span>
 
+#include "cost/gpu_kernels.h"
 #include "exec/cuda/params.h"
 
 namespace pkv::cuda {
@@ -20,6 +21,7 @@ struct KernelEntry {
   /// Whether a block draws tasks until none is left, so that a grid needs no more blocks than fit the GPU.
   bool draws_tasks = false;
   ElementType type = ElementType::kF16;
+  KernelWidth width = KernelWidth::kWide;
   std::int32_t max_head_dim = 0;
   std::int32_t max_group_size = 0;
 };
@@ -27,13 +29,9 @@ struct KernelEntry {
 /// Every tensor-core kernel, smallest head dimension and group first within a type, wide before narrow.
 std::span<const KernelEntry> mma_kernels();
 
-/// Wide: an SM to itself, for launches of few tasks. Narrow: two blocks an SM, so that one reads while the
-/// other ends a task.
-enum class Width : std::uint8_t { kWide, kNarrow };
-
-/// The tightest that covers the shape and fits the shared memory of a block, of the width asked for if there
-/// is one; null when none does.
-const KernelEntry* find_mma_kernel(ElementType type, std::int32_t head_dim, std::int32_t group_size, Width width,
+/// The tightest that covers the shape and fits the shared memory of a block, of the width asked for or else the
+/// nearest; null when none does.
+const KernelEntry* find_mma_kernel(ElementType type, std::int32_t head_dim, std::int32_t group_size, KernelWidth width,
                                    std::int64_t shared_bytes);
 /// Serves everything.
 const KernelEntry& simple_kernel(ElementType type);

@@ -23,7 +23,7 @@ enum class Entry : std::uint8_t {
 enum class DecodeEntry : std::uint8_t { kChosen, kAfter, kDependent };
 
 /// The kernel that decodes this layer: tensor cores where alignment, types and shape allow, else simple.
-const KernelEntry& choose_kernel(const RunArgs& args, Width width, const CudaDevice& device);
+const KernelEntry& choose_kernel(const RunArgs& args, KernelWidth width, const CudaDevice& device);
 
 /// Blocks of a merge launch over that many ranges.
 std::int64_t merge_blocks(std::int64_t num_ranges, const AttentionShape& shape);

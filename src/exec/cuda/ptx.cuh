@@ -76,6 +76,7 @@ struct Element;
 
 template <>
 struct Element<__half> {
+  static constexpr int kBits = 10;  // of the fraction
   using Pair = __half2;
   static __device__ __forceinline__ Pair round(float a, float b) { return __floats2half2_rn(a, b); }
   static __device__ __forceinline__ float2 widen(Pair pair) { return __half22float2(pair); }
@@ -91,6 +92,7 @@ struct Element<__half> {
 
 template <>
 struct Element<__nv_bfloat16> {
+  static constexpr int kBits = 7;
   using Pair = __nv_bfloat162;
   static __device__ __forceinline__ Pair round(float a, float b) { return __floats2bfloat162_rn(a, b); }
   static __device__ __forceinline__ float2 widen(Pair pair) { return __bfloat1622float2(pair); }
@@ -135,9 +137,33 @@ __device__ __forceinline__ void wait_for_predecessor() {
 #endif
 }
 
-/// A barrier among `threads` threads of a block; id 0 is __syncthreads.
-__device__ __forceinline__ void barrier_among(int id, int threads) {
-  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+/// A barrier object in shared memory that one thread arrives at: what it wrote before is seen by all who find
+/// the phase of that parity complete.
+__device__ __forceinline__ void init_flag(std::uint32_t flag) {
+  asm volatile("mbarrier.init.shared.b64 [%0], 1;" ::"r"(flag) : "memory");
+}
+__device__ __forceinline__ void raise_flag(std::uint32_t flag) {
+  asm volatile("{ .reg .b64 state; mbarrier.arrive.shared.b64 state, [%0]; }" ::"r"(flag) : "memory");
+}
+__device__ __forceinline__ bool flag_is_raised(std::uint32_t flag, int parity) {
+  std::uint32_t raised;
+  asm volatile(
+      "{ .reg .pred p; mbarrier.test_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+      : "=r"(raised)
+      : "r"(flag), "r"(parity)
+      : "memory");
+  return raised != 0;
+}
+
+/// A barrier among the threads of one of kGroups groups. Ids are constants: of one in a register the compiler
+/// reserves all 16, and racecheck loses sight of __syncthreads (id 0).
+template <int kGroups, int kThreads>
+__device__ __forceinline__ void barrier_of_group(int group) {
+  if (group == kGroups - 1) {
+    asm volatile("bar.sync %0, %1;" ::"n"(kGroups), "n"(kThreads) : "memory");
+  } else if constexpr (kGroups > 1) {
+    barrier_of_group<kGroups - 1, kThreads>(group);
+  }
 }
 
 }  // namespace pkv::cuda

@@ -1,6 +1,7 @@
 // The engine from a batch to a record, against the oracle, and its errors.
 #include "persistentkv/engine.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -86,7 +87,9 @@ class EngineTest : public ::testing::Test {
 TEST_F(EngineTest, OneDecision_ServesAllLayers) {
   Engine engine = Engine::create({.cpu = {.threads = 2}}).value();
   const Decision decision = engine.decide(batch(), DType::kF16).value();
-  EXPECT_GT(decision.candidates.size(), 1U);
+  EXPECT_EQ(decision.plan.route(), Route::kPages);
+  EXPECT_EQ(decision.plan.merge_mode(), MergeMode::kFused);
+  EXPECT_THAT(decision.reason, ::testing::HasSubstr("the rule for CPUs: pages, "));
   EXPECT_GT(decision.plan_ns, 0);
   for (std::size_t layer = 0; layer < 2; ++layer) {
     const StepRecord record = engine.run(decision, args(layer)).value();
@@ -107,6 +110,12 @@ TEST_F(EngineTest, EveryRoute_GivesTheSameAnswer) {
     ASSERT_TRUE(engine.run(decision, args(0)).ok());
     expect_correct(0);
   }
+}
+
+TEST_F(EngineTest, AllRoutesNamed_GiveManyCandidates) {
+  const std::vector<Route> all(std::begin(kAllRoutes), std::end(kAllRoutes));
+  Engine engine = Engine::create({.cpu = {.threads = 2}, .routes = all}).value();
+  EXPECT_GT(engine.decide(batch(), DType::kF16)->candidates.size(), std::size(kAllRoutes));
 }
 
 TEST_F(EngineTest, RoutesOfOptions_AreTheOnlyCandidates) {

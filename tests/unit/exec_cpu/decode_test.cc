@@ -24,7 +24,8 @@ BackendCase case_of(Isa isa) {
 }
 
 INSTANTIATE_TEST_SUITE_P(AllIsas, DecodeOnBackend,
-                         ::testing::Values(case_of(Isa::kPortable), case_of(Isa::kAvx2), case_of(Isa::kAvx512)),
+                         ::testing::Values(case_of(Isa::kPortable), case_of(Isa::kAvx2), case_of(Isa::kAvx512),
+                                           case_of(Isa::kAvx512Bf16)),
                          [](const auto& test) { return test.param.name; });
 
 }  // namespace

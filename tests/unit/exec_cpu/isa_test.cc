@@ -10,7 +10,7 @@ namespace {
 using ::testing::HasSubstr;
 
 TEST(Isa, Names_RoundTrip) {
-  for (const Isa isa : {Isa::kPortable, Isa::kAvx2, Isa::kAvx512}) {
+  for (const Isa isa : {Isa::kPortable, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16}) {
     const Result<Isa> parsed = parse_isa(isa_name(isa));
     ASSERT_TRUE(parsed.ok());
     EXPECT_EQ(*parsed, isa);
@@ -22,7 +22,7 @@ TEST(Isa, UnknownName_ListsTheNames) {
   ASSERT_FALSE(parsed.ok());
   EXPECT_EQ(parsed.error().code, ErrorCode::kInvalidArgument);
   EXPECT_THAT(parsed.error().message, HasSubstr("'sse9'"));
-  EXPECT_THAT(parsed.error().message, HasSubstr("portable, avx2, avx512"));
+  EXPECT_THAT(parsed.error().message, HasSubstr("portable, avx2, avx512, avx512bf16"));
 }
 
 TEST(Isa, Portable_IsAlwaysSupportedAndFirst) {
@@ -35,16 +35,38 @@ TEST(Isa, Forced_RunsKernelsCompiledForIt) {
     const Result<std::unique_ptr<CpuBackend>> backend = CpuBackend::create({.threads = 1, .isa = isa});
     ASSERT_TRUE(backend.ok());
     EXPECT_EQ((*backend)->isa(), isa);
-    EXPECT_EQ((*backend)->kernels().vector_bytes, isa == Isa::kAvx512 ? 64 : isa == Isa::kAvx2 ? 32 : 16);
+    EXPECT_EQ((*backend)->kernels().vector_bytes, isa == Isa::kAvx512 || isa == Isa::kAvx512Bf16 ? 64
+                                                  : isa == Isa::kAvx2                            ? 32
+                                                                                                 : 16);
     EXPECT_THAT((*backend)->describe(), HasSubstr(std::string(isa_name(isa)) + " kernels"));
   }
+}
+
+TEST(Isa, DecodeKernel_FollowsIsaShapeAndTypes) {
+  const AttentionShape fits = {.num_q_heads = 8, .num_kv_heads = 2, .head_dim = 80};
+  const AttentionShape odd = {.num_q_heads = 8, .num_kv_heads = 2, .head_dim = 72};
+  const auto kernel = [](Isa isa, const AttentionShape& shape, DType kv, DType q) {
+    return decode_kernel_name(decode_kernel(isa, shape, kv, q));
+  };
+#if defined(__x86_64__)
+  EXPECT_EQ(kernel(Isa::kAvx512, fits, DType::kF16, DType::kF16), "avx512-tile");
+  EXPECT_EQ(kernel(Isa::kAvx512, fits, DType::kBF16, DType::kBF16), "avx512-tile");
+  EXPECT_EQ(kernel(Isa::kAvx512Bf16, fits, DType::kBF16, DType::kBF16), "avx512bf16-tile");
+  EXPECT_EQ(kernel(Isa::kAvx512Bf16, fits, DType::kBF16, DType::kF32), "avx512-tile");
+  EXPECT_EQ(kernel(Isa::kAvx512Bf16, fits, DType::kF32, DType::kF32), "avx512-tile");
+#endif
+  EXPECT_EQ(kernel(Isa::kAvx512, odd, DType::kF16, DType::kF16), "general");
+  EXPECT_EQ(kernel(Isa::kAvx2, fits, DType::kF16, DType::kF16), "general");
+  EXPECT_EQ(kernel(Isa::kPortable, fits, DType::kF16, DType::kF16), "general");
 }
 
 TEST(Isa, Tables_HoldDifferentFunctions) {
   const std::vector<Isa> isas = supported_isas();
   for (std::size_t i = 1; i < isas.size(); ++i) {
     EXPECT_NE(find_kernels(isas[i])->decode, find_kernels(isas[i - 1])->decode);
-    EXPECT_NE(find_kernels(isas[i])->merge, find_kernels(isas[i - 1])->merge);
+    if (isas[i] != Isa::kAvx512Bf16) {  // it differs from AVX-512 in decode only
+      EXPECT_NE(find_kernels(isas[i])->merge, find_kernels(isas[i - 1])->merge);
+    }
   }
 }
 
@@ -55,7 +77,7 @@ TEST(Isa, NotSet_TakesTheBest) {
 }
 
 TEST(Isa, NotOfThisCpu_IsAnErrorWithTheList) {
-  for (const Isa isa : {Isa::kAvx2, Isa::kAvx512}) {
+  for (const Isa isa : {Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16}) {
     if (find_kernels(isa) != nullptr) {
       continue;
     }

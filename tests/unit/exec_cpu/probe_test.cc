@@ -3,7 +3,10 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstring>
+#include <optional>
+#include <vector>
 
 #include "support/cpu_backend.h"
 #include "support/paged_case.h"
@@ -149,6 +152,99 @@ TEST(ReadProbe, EveryPattern_ReadsTheWholeBuffer) {
       EXPECT_EQ(probe->checksum, expected) << chunk_bytes;
     }
   }
+}
+
+std::vector<ReadMethod> all_methods() {
+  std::vector<ReadMethod> methods;
+  for (const std::int32_t streams : {1, 2, 4}) {
+    for (const ReadPrefetch prefetch : {ReadPrefetch::kNone, ReadPrefetch::kL1, ReadPrefetch::kL2}) {
+      for (const std::int64_t ahead_bytes : {1, 65536}) {
+        methods.push_back({streams, prefetch, ahead_bytes});
+      }
+    }
+  }
+  return methods;
+}
+
+// 29 units of 64 KiB and 232 of 8 KiB leave a rest on 2 and 4 streams.
+TEST(ReadProbe, EveryMethodAndIsa_ReadsTheWholeBuffer) {
+  for (const Isa isa : supported_isas()) {
+    const std::unique_ptr<CpuBackend> backend = testing::make_backend(isa);
+    const Result<AlignedBuffer> buffer = make_probe_buffer(backend->pool(), 29 * 65536, MemoryPages::kSmall);
+    ASSERT_TRUE(buffer.ok());
+    std::uint32_t expected = 0;
+    for (std::size_t i = 0; i < buffer->size() / 4; ++i) {
+      expected += buffer->as<std::uint32_t>()[i];
+    }
+    for (const ReadMethod& method : all_methods()) {
+      for (const std::optional<std::int64_t> chunk_bytes :
+           {std::optional<std::int64_t>(), std::optional<std::int64_t>(8192), std::optional<std::int64_t>(65536)}) {
+        const Result<ProbeResult> probe = backend->read_probe(*buffer, {.chunk_bytes = chunk_bytes, .method = method});
+        ASSERT_TRUE(probe.ok()) << probe.error().to_string();
+        EXPECT_EQ(probe->checksum, expected) << method.streams << " streams, " << chunk_bytes.value_or(0);
+        EXPECT_EQ(probe->bytes, 29 * 65536);
+      }
+    }
+  }
+}
+
+// K of a page has 2560 bytes, 30 KiB, and 60 KiB, which is cut into units; an odd page is read alone.
+TEST(PagedReadProbe, EveryMethodAndPageSize_ReadsWholePagesOnce) {
+  const std::unique_ptr<CpuBackend> backend = testing::make_backend(supported_isas().back());
+  for (const std::int32_t page_size : {4, 48, 96}) {
+    const PagedCase paged(CaseSpec{.shape = {.num_q_heads = 4, .num_kv_heads = 4, .head_dim = 80},
+                                   .lens = {3 * page_size, 1, 5 * page_size - 1},
+                                   .page_size = page_size});
+    std::int64_t bytes = 0;
+    const std::uint32_t expected = expected_checksum(paged, bytes);
+    for (const ReadMethod& method : all_methods()) {
+      const Result<ProbeResult> probe =
+          paged_read_probe(backend->pool(), backend->kernels(), paged.batch(), paged.kv(), method);
+      ASSERT_TRUE(probe.ok()) << probe.error().to_string();
+      EXPECT_EQ(probe->checksum, expected) << page_size << ", " << method.streams << " streams";
+      EXPECT_EQ(probe->bytes, bytes);
+    }
+  }
+}
+
+TEST(ReadProbe, BadMethods_AreErrors) {
+  const std::unique_ptr<CpuBackend> backend = testing::make_backend(Isa::kPortable);
+  const Result<AlignedBuffer> buffer = make_probe_buffer(backend->pool(), 1 << 16);
+  ASSERT_TRUE(buffer.ok());
+  const PagedCase paged(CaseSpec{});
+  for (const ReadMethod& method :
+       {ReadMethod{.streams = 0}, ReadMethod{.streams = 3}, ReadMethod{.streams = 8}, ReadMethod{.ahead_bytes = 0}}) {
+    EXPECT_FALSE(backend->read_probe(*buffer, {.method = method}).ok());
+    EXPECT_FALSE(paged_read_probe(backend->pool(), backend->kernels(), paged.batch(), paged.kv(), method).ok());
+  }
+}
+
+TEST(ProbeKernels, EveryIsa_IsItsOwnAndHasTheExponential) {
+  for (const Isa isa : supported_isas()) {
+    const ProbeKernels& kernels = probe_kernels(isa);
+    EXPECT_EQ(kernels.isa, isa == Isa::kAvx512Bf16 ? Isa::kAvx512 : isa);
+    std::vector<float> x(128), y(128, -1.0F);
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      x[i] = -static_cast<float>(i) / 4.0F;
+    }
+    kernels.exp(x.data(), y.data(), 128);
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      EXPECT_NEAR(y[i], std::exp(x[i]), 1e-6 * std::exp(x[i]));
+    }
+  }
+}
+
+TEST(ExpAndForkJoinProbes, AllWorkers_TakeTime) {
+  const std::unique_ptr<CpuBackend> backend = testing::make_backend(supported_isas().back());
+  EXPECT_GT(fork_join_probe_ns(backend->pool()), 0);
+  for (const std::int32_t workers : {1, 2}) {
+    const Result<ExpResult> result = exp_probe(backend->pool(), backend->kernels(), workers);
+    ASSERT_TRUE(result.ok());
+    EXPECT_GT(result->exp_per_ns(), 0.0);
+    EXPECT_EQ(result->count % workers, 0);
+  }
+  EXPECT_FALSE(exp_probe(backend->pool(), backend->kernels(), 3).ok());
+  EXPECT_FALSE(exp_probe(backend->pool(), backend->kernels(), 0).ok());
 }
 
 TEST(ReadProbe, BadPatterns_AreErrors) {

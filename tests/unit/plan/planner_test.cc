@@ -134,21 +134,12 @@ TEST_F(PlannerTest, BadOptions_AreErrorsThatNameValueAndLimit) {
   EXPECT_EQ(make_plan(batch, {.kv_heads_per_task = 9}).error().message, "9 is outside 1 to 8");
 }
 
-TEST_F(PlannerTest, FusedMerges_TakeOneHeadATask) {
+TEST_F(PlannerTest, FusedMerges_OfAllHeads_LeaveOneEmptyTaskARow) {
   const BatchState batch = make_batch(kTwoHeads, {100, 0});
-  const auto error_of = [&](const PlanOptions& options) {
-    const Result<Plan> plan = make_plan(batch, options);
-    return plan.ok() ? Error{} : plan.error();
-  };
-  for (const PlanOptions& options :
-       {PlanOptions{.route = Route::kSplit, .kv_heads_per_task = 2, .merge = MergeMode::kFused},
-        PlanOptions{.route = Route::kPages, .merge = MergeMode::kFused}}) {
-    EXPECT_EQ(error_of(options).code, ErrorCode::kInvalidArgument);
-    EXPECT_EQ(error_of(options).where, "merge");
-    EXPECT_THAT(error_of(options).message, ::testing::HasSubstr("1 KV head a task, not 2"));
-  }
-  const PlanOptions one_head{.route = Route::kPages, .kv_heads_per_task = 1, .merge = MergeMode::kFused};
-  EXPECT_TRUE(make_plan(batch, one_head).ok());
+  const Plan plan = make_plan(batch, {.route = Route::kPages, .splits = 2, .merge = MergeMode::kFused}).value();
+  const std::vector<Task> expected = {{0, 0, 2, 0, 64, 0, 2}, {0, 0, 2, 64, 100, 1, 2}, {1, 0, 2, 0, 0, kNoSlot, 0}};
+  EXPECT_THAT(plan.tasks(), ::testing::ElementsAreArray(expected));
+  EXPECT_EQ(plan.counters().num_merge_launches, 0);
 }
 
 TEST_F(PlannerTest, FusedMerges_WorkedExample) {

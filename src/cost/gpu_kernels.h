@@ -1,0 +1,85 @@
+// What the decode kernels of the CUDA backend cost by size, and which of them a list of tasks wants.
+// Not here: the kernels (exec/cuda), how a step is cut into tasks (gpu_rule.cc).
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "persistentkv/batch.h"
+#include "persistentkv/plan.h"
+
+namespace pkv {
+
+/// How much of an SM a task gets. One long task is read fastest by all of an SM's warps; of many short ones a
+/// warp each, so that the others read while one begins or ends.
+enum class KernelWidth : std::uint8_t { kWide, kHalf, kQuarter, kSingle };
+inline constexpr int kNumKernelWidths = 4;
+
+/// A kernel by head dimension, group and width, as measured on an H100.
+struct GpuKernelCost {
+  std::int32_t blocks_per_sm = 0;  // tasks that an SM works on at once; 0: there is no such kernel
+  double task_us = 0.0;            // that a task takes beyond its tokens
+  double token_ns = 0.0;           // that a token of a KV head takes one block, other blocks or none beside it
+  /// Reading lasts longer by this share of the longest task where all tasks run at once: SMs are uneven.
+  double uneven = 0.0;
+};
+
+/// The kernels for head dimensions up to head_dim and groups up to group_size.
+struct GpuKernelClass {
+  std::int32_t head_dim = 0;
+  std::int32_t group_size = 0;
+  double start_us = 0.0;
+  double merge_us = 0.0;         // where any row is split
+  double merge_us_per_mb = 0.0;  // of partial states
+  std::array<GpuKernelCost, kNumKernelWidths> widths;
+
+  [[nodiscard]] const GpuKernelCost& at(KernelWidth width) const { return widths[static_cast<std::size_t>(width)]; }
+};
+
+/// The tightest class that covers the shape; the largest for shapes above all.
+const GpuKernelClass& gpu_kernel_class(const AttentionShape& shape);
+
+/// The sizes of a launch's tasks in bins. Fixed memory; adding is a few instructions.
+class TaskSizes {
+ public:
+  /// `longest`: tokens of the longest task, at least 1.
+  explicit TaskSizes(std::int64_t longest) : longest_(longest) {}
+
+  void add(std::int64_t tokens, std::int64_t count);
+  void add_slots(std::int64_t slots) { num_slots_ += slots; }
+
+  [[nodiscard]] std::int64_t longest() const { return longest_; }
+  [[nodiscard]] std::int64_t num_tasks() const { return num_tasks_; }
+  [[nodiscard]] std::int64_t num_slots() const { return num_slots_; }
+  [[nodiscard]] std::int64_t tokens() const { return tokens_; }
+  /// Of the task at that place, longest first, about.
+  template <typename Visit>  // visit(tasks above, tokens of a task)
+  void descend(Visit visit) const;
+
+ private:
+  static constexpr int kBins = 32;
+  std::int64_t longest_;
+  std::int64_t num_tasks_ = 0;
+  std::int64_t num_slots_ = 0;
+  std::int64_t tokens_ = 0;
+  std::array<std::int64_t, kBins> counts_{};
+  std::array<std::int64_t, kBins> sums_{};
+};
+
+/// Microseconds of one layer, about: reading at the machine's rate and the blocks' own time, whichever is
+/// longer, in between where they are close.
+double gpu_price_us(const AttentionShape& shape, const GpuKernelClass& kernels, KernelWidth width,
+                    const TaskSizes& sizes, std::int32_t num_sms);
+
+struct WidthPrice {
+  KernelWidth width = KernelWidth::kWide;
+  double price_us = 0.0;
+};
+/// The cheapest of the class.
+WidthPrice cheapest_width(const AttentionShape& shape, const GpuKernelClass& kernels, const TaskSizes& sizes,
+                          std::int32_t num_sms);
+
+/// Of a plan's tasks; kWide for a plan without any.
+KernelWidth width_for(const Plan& plan, std::int32_t num_sms);
+
+}  // namespace pkv

@@ -1,0 +1,37 @@
+// The tile kernel for AVX512-BF16: bf16 keys are multiplied by vdpbf16ps.
+// Not here: the kernel (tile_avx512_inl.h).
+#include "exec/cpu/tile_kernels.h"
+
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <utility>
+
+#include "exec/cpu/tile_target.h"
+#include "persistentkv/shape.h"
+
+#define PKV_TILE_NAMESPACE tile_avx512_bf16
+#define PKV_TILE_BF16 1
+#define PKV_TILE_BEGIN PKV_TILE_BEGIN_FOR("avx2,fma,f16c,bmi,bmi2,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
+#define PKV_TILE_ATTR PKV_TILE_ATTR_FOR("avx2,fma,f16c,bmi,bmi2,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
+#include "exec/cpu/tile_avx512_inl.h"
+
+namespace pkv {
+
+bool avx512_bf16_tile_takes(const AttentionShape& shape, DType kv_dtype, DType q_dtype) {
+  return kv_dtype == DType::kBF16 && q_dtype == DType::kBF16 && shape.head_dim % 16 == 0;
+}
+
+void avx512_bf16_tile_decode(const StepArgs& args, const Task& task, const Scratch& scratch,
+                             const Lookahead& lookahead) {
+  tile_avx512_bf16::TaskRun<tile_avx512_bf16::Kind::kBF16Dot>(args, task, scratch).run(lookahead);
+}
+
+}  // namespace pkv
+
+#endif  // x86-64

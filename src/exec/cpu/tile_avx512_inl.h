@@ -1,0 +1,1016 @@
+// The decode kernel in AVX-512 intrinsics: one task, a range of tokens and KV heads of one row.
+// Not here: which shapes it takes (tile_kernels.h), merging, and the same maths for other ISAs (decode_inl.h).
+//
+// 1. Maths: as decode_inl.h, with logits in units of ln 2, x_j = scale log2(e) q.k_j, so that the softmax is
+//    exp2: a polynomial of degree 5 on the fraction, scaled by the integer part (relative error under 2e-7). A
+//    state is handed over in natural units, m ln 2.
+// 2. Traffic: a token and KV head is 2 * head_dim * element bytes and 2 * G * head_dim / 16 FMAs of 512 bits.
+//    One such FMA (or vdpbf16ps) a cycle is the limit of a Zen 4 core: G = 4, fp16, head_dim 128 needs 64 cycles
+//    for 512 bytes, 29.6 GB/s at 3.7 GHz. Two cores then stay ahead of memory up to G = 4.
+// 3. Layouts: K, V by PageStrides. Scratch of a head block (H = 8, 4, 2 or 1 query heads of one KV head):
+//    q and acc as [head_dim / 16][H][16 lanes], p as [token block][H][T]. A bf16 vector of 32 elements is taken
+//    apart into its even and its odd ones, so the two vectors of q and acc that belong to it hold those; they
+//    are put in order when a state is handed over. For vdpbf16ps q is [head_dim / 32][H][32] in bf16.
+// 4. Mapping: QK has H x T = 16 accumulators (8 for H = 1, twice); a tree of blends and shuffles adds their
+//    lanes into one vector, lane = head * T + token, and the softmax stays in that order. PV has H x D = 16
+//    accumulators of head_dim (8 for H = 1), weights are broadcast from p.
+// 5. Order of reading: a tile is 32 tokens of all KV heads of the task. HND: K of all heads, then V of all
+//    heads, as they lie in memory; NHD: K and V head by head, and there every token's row has its own load
+//    instructions, which then step through memory by one head.
+//    Prefetches go into L2, in pairs of lines, evenly between the FMAs, linearly over the pages: while K is
+//    worked on HND asks for V of the same tile, while V is, for the next tile's K; NHD asks for the next tile.
+//    After the last tile comes the first one of the worker's next task. A second request goes to the same rows
+//    of the next head. One line of the pages of the tile after the next loads their translation.
+// 6. Invariants: only tokens of the task are loaded. A tile that is not full repeats its last token's row in
+//    QK, gives the repeats the logit -inf, and leaves them out of PV: 0 * NaN must not come in. The block
+//    table is read up to the task's last page. No result depends on which worker runs the task.
+
+// No include guard: compiled once for AVX-512 and once with AVX512-BF16, in namespace PKV_TILE_NAMESPACE, between
+// PKV_TILE_BEGIN and PKV_TILE_END (tile_target.h).
+
+PKV_TILE_BEGIN
+namespace pkv {
+namespace PKV_TILE_NAMESPACE {
+
+// 7. Configuration.
+
+/// How K and V become FP32, and how QK multiplies.
+enum class Kind : std::uint8_t {
+  kF32,
+  kF16,      // vcvtph2ps
+  kBF16,     // by shifts and masks
+  kBF16Dot,  // vdpbf16ps in QK, which is exact for bf16 queries; shifts in PV
+};
+
+/// Whether the rows of a tile share their load instructions.
+enum class Rows : std::uint8_t { kRolled, kUnrolled };
+
+template <Kind kKind>
+inline constexpr int kBytes = kKind == Kind::kF32 ? 4 : 2;
+inline constexpr int kVectorLanes = 16;
+/// Accumulators of QK and PV: 4 are needed to hide the latency of an FMA, 16 of 32 registers let 16 / H tokens
+/// or dims share what they load.
+inline constexpr int kSums = 16;
+template <int kHeads>
+inline constexpr int kBlockTokens = kSums / kHeads;
+inline constexpr int kLine = 64;
+inline constexpr float kLog2E = 1.44269504F;
+inline constexpr float kLn2 = 0.693147181F;
+inline constexpr float kMinusInf = -std::numeric_limits<float>::infinity();
+
+static_assert(kTileTokens % kSums == 0 && kMaxLanes == kVectorLanes);
+
+// 8. Vectors.
+
+/// sum += *weight * value, the weight broadcast by the multiplication itself: on Zen 4 that is free, where a
+/// broadcasting load takes a shuffle unit (16 FMAs with 8 of them: 18 cycles for 16).
+PKV_TILE_INLINE void add_weighted(__m512& sum, const float* weight, __m512 value) {
+  asm("vfmadd231ps %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(value), "m"(*weight));
+}
+
+/// 32 elements as two vectors: in order, or for bf16 the even and the odd ones.
+template <Kind kKind>
+PKV_TILE_INLINE void load_two(const std::byte* from, __m512& a, __m512& b) {
+  if constexpr (kKind == Kind::kF32) {
+    a = _mm512_loadu_ps(from);
+    b = _mm512_loadu_ps(from + 64);
+  } else if constexpr (kKind == Kind::kF16) {
+    a = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+    b = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + 32)));
+  } else {
+    const __m512i pairs = _mm512_loadu_si512(from);
+    a = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
+    b = _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(static_cast<int>(0xFFFF0000U))));
+  }
+}
+
+/// The last 16 elements of a row, in order.
+template <Kind kKind>
+PKV_TILE_INLINE __m512 load_one(const std::byte* from) {
+  if constexpr (kKind == Kind::kF32) {
+    return _mm512_loadu_ps(from);
+  } else {
+    const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+    if constexpr (kKind == Kind::kF16) {
+      return _mm512_cvtph_ps(half);
+    } else {
+      return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+    }
+  }
+}
+
+/// 2^x for x <= 0, -inf included; NaN stays NaN. x = n + r with 0 <= r < 1; 2^r by minimax of degree 5 (7.5e-8).
+PKV_TILE_INLINE __m512 exp2_nonpositive(__m512 x) {
+  const __m512 r = _mm512_reduce_ps(x, 0x09);  // x - floor(x); 0 for -inf
+  __m512 y = _mm512_fmadd_ps(r, _mm512_set1_ps(1.8775767e-3F), _mm512_set1_ps(8.98933969e-3F));
+  y = _mm512_fmadd_ps(y, r, _mm512_set1_ps(5.58263175e-2F));
+  y = _mm512_fmadd_ps(y, r, _mm512_set1_ps(2.40153611e-1F));
+  y = _mm512_fmadd_ps(y, r, _mm512_set1_ps(6.93153083e-1F));
+  y = _mm512_fmadd_ps(y, r, _mm512_set1_ps(9.99999940e-1F));
+  return _mm512_scalef_ps(y, x);  // takes floor(x) itself
+}
+
+/// tanh(x), relative error under 1e-6: x + x^3 q(x^2) for |x| < 0.625, (1 - e) / (1 + e), e = exp(-2 |x|), above.
+PKV_TILE_INLINE __m512 tanh_ps(__m512 x) {
+  const __m512 magnitude = _mm512_abs_ps(x);
+  const __m512 z = _mm512_mul_ps(x, x);
+  __m512 q = _mm512_fmadd_ps(z, _mm512_set1_ps(-5.70496498e-3F), _mm512_set1_ps(2.06390675e-2F));
+  q = _mm512_fmadd_ps(q, z, _mm512_set1_ps(-5.37397079e-2F));
+  q = _mm512_fmadd_ps(q, z, _mm512_set1_ps(1.33314416e-1F));
+  q = _mm512_fmadd_ps(q, z, _mm512_set1_ps(-3.33332807e-1F));
+  const __m512 small = _mm512_fmadd_ps(_mm512_mul_ps(x, z), q, x);
+  const __m512 e = exp2_nonpositive(_mm512_mul_ps(magnitude, _mm512_set1_ps(-2.0F * kLog2E)));
+  const __m512 one = _mm512_set1_ps(1.0F);
+  const __m512 ratio = _mm512_div_ps(_mm512_sub_ps(one, e), _mm512_add_ps(one, e));
+  const __m512 sign = _mm512_and_ps(x, _mm512_set1_ps(-0.0F));
+  const __mmask16 is_large = _mm512_cmp_ps_mask(magnitude, _mm512_set1_ps(0.625F), _CMP_GE_OQ);
+  return _mm512_mask_mov_ps(small, is_large, _mm512_or_ps(ratio, sign));
+}
+
+/// Constants of the tree below, kept in registers: gcc would make them anew for every block.
+struct SumTree {
+  __mmask16 halves = 0xFF00, quarters = 0xF0F0, pairs = 0xCCCC, lanes = 0xAAAA;
+  __m512i swap_quarters = _mm512_set_epi32(27, 26, 25, 24, 15, 14, 13, 12, 19, 18, 17, 16, 7, 6, 5, 4);
+  __m512i swap_lanes = _mm512_set_epi32(30, 15, 28, 13, 26, 11, 24, 9, 22, 7, 20, 5, 18, 3, 16, 1);
+
+  PKV_TILE_INLINE SumTree() {
+    asm("" : "+Yk"(halves), "+Yk"(quarters), "+Yk"(pairs), "+Yk"(lanes));
+    asm("" : "+v"(swap_quarters), "+v"(swap_lanes));
+  }
+
+  /// Lanes [0, 8): sums of a's halves; [8, 16): of b's. The other levels of the tree do the same with quarters,
+  /// pairs and single lanes: a blend, a shuffle and an addition, where two interleaves would need the shuffle
+  /// unit twice; blends run on every one.
+  PKV_TILE_INLINE __m512 add_halves(__m512 a, __m512 b) const {
+    return _mm512_add_ps(_mm512_mask_mov_ps(a, halves, b), _mm512_shuffle_f32x4(a, b, 0x4E));
+  }
+  PKV_TILE_INLINE __m512 add_quarters(__m512 a, __m512 b) const {
+    return _mm512_add_ps(_mm512_mask_mov_ps(a, quarters, b), _mm512_permutex2var_ps(a, swap_quarters, b));
+  }
+  PKV_TILE_INLINE __m512 add_pairs(__m512 a, __m512 b) const {
+    return _mm512_add_ps(_mm512_mask_mov_ps(a, pairs, b), _mm512_shuffle_ps(a, b, 0x4E));
+  }
+  PKV_TILE_INLINE __m512 add_lanes(__m512 a, __m512 b) const {
+    return _mm512_add_ps(_mm512_mask_mov_ps(a, lanes, b), _mm512_permutex2var_ps(a, swap_lanes, b));
+  }
+
+  /// Lane i and lane i + 8 together are the sum of v[i].
+  PKV_TILE_INLINE __m512 sum_of_8(const __m512* v) const {
+    const __m512 a = add_pairs(add_quarters(v[0], v[4]), add_quarters(v[2], v[6]));
+    const __m512 b = add_pairs(add_quarters(v[1], v[5]), add_quarters(v[3], v[7]));
+    return add_lanes(a, b);
+  }
+  /// Lane i is the sum of v[i].
+  PKV_TILE_INLINE __m512 sum_of_16(const __m512* v) const {
+    __m512 both[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) {
+      both[i] = add_halves(v[i], v[i + 8]);
+    }
+    return sum_of_8(both);
+  }
+};
+
+/// All lanes of an aligned segment of kSegment lanes hold its maximum.
+template <int kSegment>
+PKV_TILE_INLINE __m512 max_of_segments(__m512 v) {
+  v = _mm512_max_ps(v, _mm512_permute_ps(v, 0xB1));
+  if constexpr (kSegment >= 4) {
+    v = _mm512_max_ps(v, _mm512_permute_ps(v, 0x4E));
+  }
+  if constexpr (kSegment >= 8) {
+    v = _mm512_max_ps(v, _mm512_shuffle_f32x4(v, v, 0xB1));
+  }
+  if constexpr (kSegment >= 16) {
+    v = _mm512_max_ps(v, _mm512_shuffle_f32x4(v, v, 0x4E));
+  }
+  return v;
+}
+
+// 9. What is read next.
+
+/// Hands out the bytes to prefetch, segment by segment.
+class PrefetchCursor {
+ public:
+  /// idle: what to ask for when nothing is left; anything that is in the cache.
+  PrefetchCursor(const ReadSegment* segments, std::int32_t count, const std::byte* idle)
+      : segment_(segments), last_(segments + count), next_(idle), end_(idle), idle_(idle) {}
+
+  /// Where the next `bytes` bytes lie.
+  PKV_TILE_INLINE const std::byte* take(std::int64_t bytes) {
+    const std::byte* from = next_;
+    next_ += bytes;
+    return __builtin_expect(next_ <= end_, 1) ? from : refill(bytes);
+  }
+
+ private:
+  __attribute__((noinline)) const std::byte* refill(std::int64_t bytes) {
+    // What was left of the segment is too little: it comes first, then as much of the next ones as is asked for.
+    const std::byte* from = next_ - bytes;
+    std::int64_t wanted = bytes - (end_ - from);
+    burst(from, end_);
+    while (segment_ != last_) {
+      const ReadSegment segment = *segment_++;
+      if (segment.bytes >= bytes) {
+        end_ = segment.begin + segment.bytes;
+        next_ = segment.begin + bytes;
+        return segment.begin;
+      }
+      burst(segment.begin, segment.begin + segment.bytes);
+      wanted -= segment.bytes;
+      if (wanted <= 0) {
+        break;
+      }
+    }
+    next_ = end_ = idle_;
+    return idle_;
+  }
+  static void burst(const std::byte* from, const std::byte* end) {
+    for (; from < end; from += kLine) {
+      __builtin_prefetch(from, 0, 2);
+    }
+  }
+
+  const ReadSegment* segment_;
+  const ReadSegment* last_;
+  const std::byte* next_;
+  const std::byte* end_;
+  const std::byte* idle_;
+};
+
+template <int kLines>
+PKV_TILE_INLINE void prefetch_lines(const std::byte* from) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kLines; ++i) {
+    __builtin_prefetch(from + i * kLine, 0, 2);
+  }
+}
+
+/// The rows of a tile's tokens, of the task's first KV head. Rows past num_tokens repeat the last one.
+struct Tile {
+  const std::byte* k[kTileTokens];
+  const std::byte* v[kTileTokens];
+  std::int32_t num_tokens = 0;
+  /// The same bytes of all KV heads of the task, in the order of memory.
+  ReadSegment* k_segments = nullptr;
+  ReadSegment* v_segments = nullptr;
+  std::int32_t num_k_segments = 0;
+  std::int32_t num_v_segments = 0;
+};
+
+/// Scratch of one head block, and where its KV head lies.
+struct HeadBlock {
+  const float* q;
+  float* acc;
+  float* p;
+  float* m;
+  float* l;
+  std::int64_t head_offset;  // bytes from the tile's rows to this KV head, of K or of V
+  std::int64_t next_offset;  // bytes from one KV head to the next, or 0 at the last
+  std::int32_t num_pairs;    // head_dim / 32
+  std::int32_t has_odd;      // head_dim % 32 == 16
+};
+
+// 10. Phases.
+
+/// sums[h * kTokens + t] += q[h] . k[t], of one vector of 16 dims.
+template <int kHeads, int kTokens>
+PKV_TILE_INLINE void multiply_keys(const float* q, const __m512* k, __m512* sums) {
+#pragma GCC unroll 8
+  for (int h = 0; h < kHeads; ++h) {
+    const __m512 query = _mm512_load_ps(q + h * kVectorLanes);
+#pragma GCC unroll 8
+    for (int t = 0; t < kTokens; ++t) {
+      sums[h * kTokens + t] = _mm512_fmadd_ps(query, k[t], sums[h * kTokens + t]);
+    }
+  }
+}
+
+#if PKV_TILE_BF16
+/// The same of 32 dims in bf16: q [kHeads][32], from memory; lanes of k above `mask` are zero.
+template <int kHeads, int kTokens>
+PKV_TILE_INLINE void multiply_bf16_keys(const std::byte* q, const __m512i* k, __m512* sums) {
+#pragma GCC unroll 8
+  for (int h = 0; h < kHeads; ++h) {
+    const __m512i query = _mm512_load_si512(q + h * 64);
+#pragma GCC unroll 8
+    for (int t = 0; t < kTokens; ++t) {
+      sums[h * kTokens + t] =
+          _mm512_dpbf16_ps(sums[h * kTokens + t], reinterpret_cast<__m512bh>(query), reinterpret_cast<__m512bh>(k[t]));
+    }
+  }
+}
+#endif
+
+/// Dot products of kHeads queries with kTokens keys, not yet added across lanes.
+template <Kind kKind, int kHeads, int kTokens>
+PKV_TILE_INLINE void dot_products(const HeadBlock& block, const std::byte* const* rows, PrefetchCursor& cursor,
+                                  __m512* sums) {
+  constexpr int kStep = 32 * kBytes<kKind>;  // bytes of a row that an iteration reads
+  constexpr int kLinesPerRow = kStep / kLine;
+  const std::byte* k[kTokens];
+#pragma GCC unroll 8
+  for (int t = 0; t < kTokens; ++t) {
+    k[t] = rows[t] + block.head_offset;
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < kHeads * kTokens; ++i) {
+    sums[i] = _mm512_setzero_ps();
+  }
+  const std::byte* ahead = cursor.take(std::int64_t{block.num_pairs} * kStep * kTokens);
+  const float* q = block.q;
+  std::int64_t at = 0;
+#pragma GCC unroll 1
+  for (std::int32_t i = 0; i < block.num_pairs; ++i) {
+    if constexpr (kKind == Kind::kBF16Dot) {
+#if PKV_TILE_BF16
+      __m512i keys[kTokens];
+#pragma GCC unroll 8
+      for (int t = 0; t < kTokens; ++t) {
+        keys[t] = _mm512_loadu_si512(k[t] + at);
+      }
+      multiply_bf16_keys<kHeads, kTokens>(reinterpret_cast<const std::byte*>(q), keys, sums);
+      q += kHeads * kVectorLanes;
+#endif
+    } else {
+      __m512 low[kTokens];
+      __m512 high[kTokens];
+#pragma GCC unroll 8
+      for (int t = 0; t < kTokens; ++t) {
+        load_two<kKind>(k[t] + at, low[t], high[t]);
+      }
+      multiply_keys<kHeads, kTokens>(q, low, sums);
+      multiply_keys<kHeads, kTokens>(q + kHeads * kVectorLanes, high, sums);
+      q += 2 * kHeads * kVectorLanes;
+    }
+    prefetch_lines<kTokens * kLinesPerRow>(ahead);
+    ahead += kTokens * kStep;
+#pragma GCC unroll 8
+    for (int t = 0; t < kTokens; ++t) {
+      prefetch_lines<kLinesPerRow>(k[t] + at + block.next_offset);
+    }
+    at += kStep;
+  }
+  if (__builtin_expect(block.has_odd, 0)) {
+    if constexpr (kKind == Kind::kBF16Dot) {
+#if PKV_TILE_BF16
+      __m512i keys[kTokens];
+#pragma GCC unroll 8
+      for (int t = 0; t < kTokens; ++t) {
+        keys[t] = _mm512_zextsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(k[t] + at)));
+      }
+      multiply_bf16_keys<kHeads, kTokens>(reinterpret_cast<const std::byte*>(q), keys, sums);
+#endif
+    } else {
+      __m512 keys[kTokens];
+#pragma GCC unroll 8
+      for (int t = 0; t < kTokens; ++t) {
+        keys[t] = load_one<kKind>(k[t] + at);
+      }
+      multiply_keys<kHeads, kTokens>(q, keys, sums);
+    }
+  }
+}
+
+/// Dot products of a block of tokens; lane = head * T + token.
+template <Kind kKind, int kHeads>
+PKV_TILE_INLINE __m512 dot_block(const HeadBlock& block, const std::byte* const* rows, const SumTree& tree,
+                                 PrefetchCursor& cursor) {
+  if constexpr (kHeads == 1) {  // pointers of 16 rows would not fit in registers
+    __m512 sums[8];
+    dot_products<kKind, 1, 8>(block, rows, cursor, sums);
+    const __m512 low = tree.sum_of_8(sums);
+    dot_products<kKind, 1, 8>(block, rows + 8, cursor, sums);
+    return tree.add_halves(low, tree.sum_of_8(sums));
+  } else {
+    __m512 sums[kSums];
+    dot_products<kKind, kHeads, kBlockTokens<kHeads>>(block, rows, cursor, sums);
+    return tree.sum_of_16(sums);
+  }
+}
+
+/// What turns a dot product into a logit in units of ln 2.
+struct LogitScale {
+  float factor;  // scale log2(e), or scale / cap
+  float cap;     // soft cap log2(e)
+  bool has_cap;
+};
+
+template <int kHeads>
+PKV_TILE_INLINE __m512 logits_of(__m512 dots, const LogitScale& scale) {
+  const __m512 scaled = _mm512_mul_ps(dots, _mm512_set1_ps(scale.factor));
+  return __builtin_expect(scale.has_cap, 0) ? _mm512_mul_ps(tanh_ps(scaled), _mm512_set1_ps(scale.cap)) : scaled;
+}
+
+/// Lanes of a block whose token is one of the first num_tokens.
+template <int kHeads>
+PKV_TILE_INLINE __mmask16 valid_lanes(std::int32_t num_tokens) {
+  const __m512i token = _mm512_and_si512(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
+                                         _mm512_set1_epi32(kBlockTokens<kHeads> - 1));
+  return _mm512_cmplt_epi32_mask(token, _mm512_set1_epi32(num_tokens));
+}
+
+template <Kind kKind, int kHeads, int kBlocksLeft>
+PKV_TILE_INLINE __m512 logits_unrolled(const HeadBlock& block, const std::byte* const* rows, const LogitScale& scale,
+                                       const SumTree& tree, PrefetchCursor& cursor, float* p, __m512 maximum) {
+  const __m512 logits = logits_of<kHeads>(dot_block<kKind, kHeads>(block, rows, tree, cursor), scale);
+  _mm512_store_ps(p, logits);
+  asm volatile("" ::: "memory");  // blocks of loads must not mix
+  maximum = _mm512_max_ps(maximum, logits);
+  if constexpr (kBlocksLeft > 1) {
+    constexpr int kTokens = kBlockTokens<kHeads>;
+    return logits_unrolled<kKind, kHeads, kBlocksLeft - 1>(block, rows + kTokens, scale, tree, cursor, p + kSums,
+                                                           maximum);
+  }
+  return maximum;
+}
+
+/// Logits of a tile to p; returns their maximum by lane.
+template <Kind kKind, int kHeads, Rows kRows>
+PKV_TILE_INLINE __m512 logits_of_tile(const HeadBlock& block, const Tile& tile, const LogitScale& scale,
+                                      PrefetchCursor& cursor) {
+  constexpr int kTokens = kBlockTokens<kHeads>;
+  const __m512 minus_inf = _mm512_set1_ps(kMinusInf);
+  const SumTree tree;
+  if constexpr (kRows == Rows::kUnrolled) {
+    if (tile.num_tokens == kTileTokens) {
+      return logits_unrolled<kKind, kHeads, kTileTokens / kTokens>(block, tile.k, scale, tree, cursor, block.p,
+                                                                   minus_inf);
+    }
+  }
+  __m512 maximum = minus_inf;
+  for (std::int32_t t = 0; t < tile.num_tokens; t += kTokens) {
+    __m512 logits = logits_of<kHeads>(dot_block<kKind, kHeads>(block, tile.k + t, tree, cursor), scale);
+    if (tile.num_tokens - t < kTokens) {
+      logits = _mm512_mask_mov_ps(minus_inf, valid_lanes<kHeads>(tile.num_tokens - t), logits);
+    }
+    maximum = _mm512_max_ps(maximum, logits);
+    _mm512_store_ps(block.p + t * kHeads, logits);
+  }
+  return maximum;
+}
+
+/// Multiplies the accumulators of each head by its factor.
+template <int kHeads>
+__attribute__((noinline)) void rescale(const HeadBlock& block, __m512 factors) {
+  alignas(64) float by_lane[kVectorLanes];
+  _mm512_store_ps(by_lane, factors);
+  const std::int32_t num_vectors = block.num_pairs * 2 + block.has_odd;
+  for (std::int32_t i = 0; i < num_vectors; ++i) {
+    for (int h = 0; h < kHeads; ++h) {
+      float* acc = block.acc + (i * kHeads + h) * kVectorLanes;
+      _mm512_store_ps(acc, _mm512_mul_ps(_mm512_load_ps(acc), _mm512_set1_ps(by_lane[h * kBlockTokens<kHeads>])));
+    }
+  }
+}
+
+/// Turns the logits in p into weights 2^(x - m), and brings m, l and acc up to date.
+template <int kHeads>
+PKV_TILE_INLINE void softmax_of_tile(const HeadBlock& block, __m512 lane_maximum, std::int32_t num_tokens) {
+  const __m512 tile_maximum = max_of_segments<kBlockTokens<kHeads>>(lane_maximum);
+  __m512 m = _mm512_load_ps(block.m);
+  __m512 l = _mm512_load_ps(block.l);
+  // Rare after the first tiles: the n-th tile holds a new maximum once in n times on random data.
+  if (__builtin_expect(_mm512_cmp_ps_mask(tile_maximum, m, _CMP_GT_OQ) != 0, 0)) {
+    const __m512 raised = _mm512_max_ps(tile_maximum, m);
+    // Heads that stay at -inf keep their empty state: -inf - -inf would be NaN.
+    const __mmask16 rises = _mm512_cmp_ps_mask(raised, m, _CMP_GT_OQ);
+    const __m512 factors = _mm512_mask_mov_ps(_mm512_set1_ps(1.0F), rises, exp2_nonpositive(_mm512_sub_ps(m, raised)));
+    rescale<kHeads>(block, factors);
+    l = _mm512_mul_ps(l, factors);
+    m = raised;
+    _mm512_store_ps(block.m, m);
+  }
+  // From -inf nothing can be subtracted; from 0 logits of -inf weigh nothing.
+  const __mmask16 is_empty = _mm512_cmp_ps_mask(m, _mm512_set1_ps(kMinusInf), _CMP_EQ_OQ);
+  const __m512 origin = _mm512_mask_mov_ps(m, is_empty, _mm512_setzero_ps());
+#pragma GCC unroll 1
+  for (std::int32_t t = 0; t < num_tokens; t += kBlockTokens<kHeads>) {
+    float* p = block.p + t * kHeads;
+    const __m512 weights = exp2_nonpositive(_mm512_sub_ps(_mm512_load_ps(p), origin));
+    l = _mm512_add_ps(l, weights);
+    _mm512_store_ps(p, weights);
+  }
+  _mm512_store_ps(block.l, l);
+}
+
+/// sums[i * kHeads + h] += weight[h] * v[16 i ...]; weights of one token, T apart. kVectors is even, or 1 for the
+/// odd vector at the end of a row.
+template <Kind kKind, int kHeads, int kVectors>
+PKV_TILE_INLINE void add_token(const std::byte* v, const float* p, __m512* sums) {
+  if constexpr (kVectors == 1) {
+    const __m512 value = load_one<kKind>(v);
+#pragma GCC unroll 8
+    for (int h = 0; h < kHeads; ++h) {
+      add_weighted(sums[h], p + h * kBlockTokens<kHeads>, value);
+    }
+  } else {
+#pragma GCC unroll 8
+    for (int i = 0; i < kVectors; i += 2) {
+      __m512 low;
+      __m512 high;
+      load_two<kKind>(v + i * kVectorLanes * kBytes<kKind>, low, high);
+#pragma GCC unroll 8
+      for (int h = 0; h < kHeads; ++h) {
+        add_weighted(sums[i * kHeads + h], p + h * kBlockTokens<kHeads>, low);
+        add_weighted(sums[(i + 1) * kHeads + h], p + h * kBlockTokens<kHeads>, high);
+      }
+    }
+  }
+}
+
+/// A block of T tokens of one column of kVectors vectors, with its share of the prefetches.
+template <Kind kKind, int kHeads, int kVectors>
+PKV_TILE_INLINE void add_block(const HeadBlock& block, const std::byte* const* rows, std::int64_t offset,
+                               const float* p, PrefetchCursor& cursor, __m512* sums) {
+  constexpr int kTokens = kBlockTokens<kHeads>;
+  constexpr int kRowBytes = kVectors * kVectorLanes * kBytes<kKind>;
+  constexpr int kLines = kTokens * kRowBytes / kLine;
+  const std::byte* ahead = cursor.take(kTokens * kRowBytes);
+#pragma GCC unroll 16
+  for (int t = 0; t < kTokens; ++t) {
+    const std::byte* v = rows[t] + offset;
+    add_token<kKind, kHeads, kVectors>(v, p + t, sums);
+    // Pairs of lines, as evenly as pairs allow.
+    constexpr int kPairs = kLines / 2;
+    const int begin = t * kPairs / kTokens;
+    const int end = (t + 1) * kPairs / kTokens;
+#pragma GCC unroll 8
+    for (int i = begin; i < end; ++i) {
+      prefetch_lines<2>(ahead + i * 2 * kLine);
+    }
+    prefetch_lines<(kRowBytes + kLine - 1) / kLine>(v + block.next_offset);
+  }
+}
+
+template <Kind kKind, int kHeads, int kVectors, int kBlocksLeft>
+PKV_TILE_INLINE void add_unrolled(const HeadBlock& block, const std::byte* const* rows, std::int64_t offset,
+                                  const float* p, PrefetchCursor& cursor, __m512* sums) {
+  add_block<kKind, kHeads, kVectors>(block, rows, offset, p, cursor, sums);
+  if constexpr (kBlocksLeft > 1) {
+    add_unrolled<kKind, kHeads, kVectors, kBlocksLeft - 1>(block, rows + kBlockTokens<kHeads>, offset, p + kSums,
+                                                           cursor, sums);
+  }
+}
+
+/// acc of kVectors vectors from vector `first` on += weights * V, over the tile.
+template <Kind kKind, int kHeads, int kVectors, Rows kRows>
+PKV_TILE_INLINE void add_column(const HeadBlock& block, const Tile& tile, std::int32_t first, PrefetchCursor& cursor) {
+  constexpr int kTokens = kBlockTokens<kHeads>;
+  float* acc = block.acc + first * kHeads * kVectorLanes;
+  const std::int64_t offset = block.head_offset + first * kVectorLanes * kBytes<kKind>;
+  __m512 sums[kHeads * kVectors];
+#pragma GCC unroll 16
+  for (int i = 0; i < kHeads * kVectors; ++i) {
+    sums[i] = _mm512_load_ps(acc + i * kVectorLanes);
+  }
+  std::int32_t t = 0;
+  if (kRows == Rows::kUnrolled && kVectors > 1 && tile.num_tokens == kTileTokens) {
+    add_unrolled<kKind, kHeads, kVectors, kTileTokens / kTokens>(block, tile.v, offset, block.p, cursor, sums);
+    t = kTileTokens;
+  }
+#pragma GCC unroll 1
+  for (; t + kTokens <= tile.num_tokens; t += kTokens) {
+    add_block<kKind, kHeads, kVectors>(block, tile.v + t, offset, block.p + t * kHeads, cursor, sums);
+  }
+  const float* p = block.p + t * kHeads;
+#pragma GCC unroll 1
+  for (; t < tile.num_tokens; ++t) {
+    add_token<kKind, kHeads, kVectors>(tile.v[t] + offset, p++, sums);
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < kHeads * kVectors; ++i) {
+    _mm512_store_ps(acc + i * kVectorLanes, sums[i]);
+  }
+}
+
+/// All of head_dim, in columns of kVectors vectors, then of half as many.
+template <Kind kKind, int kHeads, int kVectors, Rows kRows>
+PKV_TILE_INLINE void add_columns(const HeadBlock& block, const Tile& tile, std::int32_t first, PrefetchCursor& cursor) {
+  if constexpr (kVectors > 1) {
+#pragma GCC unroll 1
+    for (; first + kVectors <= block.num_pairs * 2; first += kVectors) {
+      add_column<kKind, kHeads, kVectors, kRows>(block, tile, first, cursor);
+    }
+    add_columns<kKind, kHeads, kVectors / 2, kRows>(block, tile, first, cursor);
+  } else if (block.has_odd) {
+    add_column<kKind, kHeads, 1, kRows>(block, tile, first, cursor);
+  }
+}
+
+template <int kHeads>
+inline constexpr int kColumnVectors = kSums / kHeads > 8 ? 8 : kSums / kHeads;
+
+/// QK and softmax of one head block over a tile. Not inlined: a phase is a loop nest that registers are given to.
+template <Kind kKind, int kHeads, Rows kRows>
+__attribute__((noinline)) void weigh_keys(const HeadBlock& block, const Tile& tile, const LogitScale& scale,
+                                          PrefetchCursor& caller_cursor) {
+  PrefetchCursor cursor = caller_cursor;
+  const __m512 maximum = logits_of_tile<kKind, kHeads, kRows>(block, tile, scale, cursor);
+  softmax_of_tile<kHeads>(block, maximum, tile.num_tokens);
+  caller_cursor = cursor;
+}
+
+template <Kind kKind, int kHeads, Rows kRows>
+__attribute__((noinline)) void add_values(const HeadBlock& block, const Tile& tile, PrefetchCursor& caller_cursor) {
+  PrefetchCursor cursor = caller_cursor;
+  add_columns<kKind, kHeads, kColumnVectors<kHeads>, kRows>(block, tile, 0, cursor);
+  caller_cursor = cursor;
+}
+
+// 11. A task.
+
+/// Bytes between pages, slots and heads, of K or of V, and how their bytes lie together.
+struct Strides {
+  const std::byte* base;
+  std::int64_t page, slot, head;
+};
+
+/// Finds the tiles of one task and lists their bytes.
+class TileFinder {
+ public:
+  TileFinder(const StepArgs& args, const Task& task, std::int64_t element_bytes)
+      : pages_(args.block_table.row(task.row).data()),
+        token_end_(task.token_end),
+        num_heads_(task.kv_head_end - task.kv_head_begin),
+        page_size_(args.kv.layout.page_size),
+        row_bytes_(args.shape.head_dim * element_bytes),
+        k_(strides(args.kv.k, args.kv.layout.k_strides, task.kv_head_begin, element_bytes)),
+        v_(strides(args.kv.v, args.kv.layout.v_strides, task.kv_head_begin, element_bytes)) {}
+
+  /// The tile that begins at `begin`: up to the next multiple of kTileTokens, so that tiles stay aligned with
+  /// pages whatever the window; no tokens at the task's end.
+  void locate(std::int32_t begin, Tile& tile) const {
+    const std::int64_t aligned_end = std::int64_t{begin} - begin % kTileTokens + kTileTokens;
+    tile.num_tokens = static_cast<std::int32_t>(std::min<std::int64_t>(aligned_end, token_end_) - begin);
+    tile.num_k_segments = 0;
+    tile.num_v_segments = 0;
+    if (tile.num_tokens <= 0) {
+      tile.num_tokens = 0;
+      return;
+    }
+    for (std::int32_t t = 0; t < tile.num_tokens;) {
+      const std::int32_t token = begin + t;
+      const std::int64_t page = pages_[token / page_size_];
+      const std::int32_t slot = token % page_size_;
+      const std::int32_t count = std::min(page_size_ - slot, tile.num_tokens - t);
+      const std::byte* k = k_.base + page * k_.page + slot * k_.slot;
+      const std::byte* v = v_.base + page * v_.page + slot * v_.slot;
+      for (std::int32_t i = 0; i < count; ++i) {
+        tile.k[t + i] = k + i * k_.slot;
+        tile.v[t + i] = v + i * v_.slot;
+      }
+      list(k_, k, count, tile.k_segments, tile.num_k_segments);
+      list(v_, v, count, tile.v_segments, tile.num_v_segments);
+      t += count;
+    }
+    for (std::int32_t t = tile.num_tokens; t < kTileTokens; ++t) {
+      tile.k[t] = tile.k[tile.num_tokens - 1];
+      tile.v[t] = tile.v[tile.num_tokens - 1];
+    }
+  }
+
+  /// Asks for one line of the pages of the tile at `begin`, so that their translations are loaded in time.
+  void touch(std::int64_t begin) const {
+    constexpr std::int32_t kMaxPages = 4;
+    const std::int64_t end = std::min<std::int64_t>(begin + kTileTokens, token_end_);
+    for (std::int32_t i = 0; i < kMaxPages && begin < end; ++i, begin += page_size_) {
+      const std::int64_t page = pages_[begin / page_size_];
+      __builtin_prefetch(k_.base + page * k_.page, 0, 2);
+      __builtin_prefetch(v_.base + page * v_.page, 0, 2);
+    }
+  }
+
+ private:
+  static Strides strides(const void* base, const PageStrides& elements, std::int64_t head, std::int64_t bytes) {
+    return {.base = static_cast<const std::byte*>(base) + head * elements.kv_head * bytes,
+            .page = elements.page * bytes,
+            .slot = elements.slot * bytes,
+            .head = elements.kv_head * bytes};
+  }
+
+  /// `count` slots of all heads from `from` on, as few segments as their bytes allow.
+  void list(const Strides& strides, const std::byte* from, std::int32_t count, ReadSegment* segments,
+            std::int32_t& num_segments) const {
+    if (strides.slot == row_bytes_) {
+      const std::int64_t bytes = count * row_bytes_;
+      for (std::int32_t head = 0; head < num_heads_; ++head) {
+        append(from + head * strides.head, bytes, segments, num_segments);
+      }
+    } else if (strides.head == row_bytes_) {
+      for (std::int32_t i = 0; i < count; ++i) {
+        append(from + i * strides.slot, num_heads_ * row_bytes_, segments, num_segments);
+      }
+    } else {
+      for (std::int32_t i = 0; i < count * num_heads_; ++i) {
+        append(from + i / num_heads_ * strides.slot + i % num_heads_ * strides.head, row_bytes_, segments,
+               num_segments);
+      }
+    }
+  }
+
+  static void append(const std::byte* from, std::int64_t bytes, ReadSegment* segments, std::int32_t& num_segments) {
+    if (num_segments > 0) {
+      ReadSegment& last = segments[num_segments - 1];
+      if (last.begin + last.bytes == from) {
+        last.bytes += bytes;
+        return;
+      }
+    }
+    segments[num_segments++] = {from, bytes};
+  }
+
+  const std::int32_t* pages_;
+  std::int32_t token_end_;
+  std::int32_t num_heads_;
+  std::int32_t page_size_;
+  std::int64_t row_bytes_;
+  Strides k_, v_;
+};
+
+/// Walks one task. A class, so that the phases share what a task fixes.
+template <Kind kKind>
+class TaskRun {
+ public:
+  TaskRun(const StepArgs& args, const Task& task, const Scratch& scratch)
+      : args_(args),
+        task_(task),
+        scratch_(scratch),
+        finder_(args, task, kElementBytes),
+        group_size_(args.shape.group_size()),
+        row_floats_(padded_dim(args.shape.head_dim)),
+        num_kv_heads_(task.kv_head_end - task.kv_head_begin),
+        num_pairs_(args.shape.head_dim / 32),
+        has_odd_(args.shape.head_dim % 32 / 16),
+        k_head_(args.kv.layout.k_strides.kv_head * kElementBytes),
+        v_head_(args.kv.layout.v_strides.kv_head * kElementBytes) {}
+
+  void run(const Lookahead& lookahead) {
+    Tile tiles[2];
+    for (int i = 0; i < 2; ++i) {
+      tiles[i].k_segments = scratch_.segments + (2 * i) * scratch_.segments_per_list;
+      tiles[i].v_segments = scratch_.segments + (2 * i + 1) * scratch_.segments_per_list;
+    }
+    Tile* tile = &tiles[0];
+    Tile* next = &tiles[1];
+    std::int32_t begin = task_.token_begin;
+    finder_.locate(begin, *tile);
+    prefetch_first(*tile);
+    start();
+    while (tile->num_tokens > 0) {
+      begin += tile->num_tokens;
+      finder_.locate(begin, *next);
+      if (next->num_tokens > 0) {
+        finder_.touch(std::int64_t{begin} + next->num_tokens);
+        walk(*tile, *next);
+      } else {
+        locate_next_task(lookahead, *next);
+        walk(*tile, *next);
+        break;
+      }
+      std::swap(tile, next);
+    }
+    finish();
+  }
+
+ private:
+  static constexpr std::int64_t kElementBytes = kBytes<kKind>;
+
+  /// The first K of a task, unless the worker's last task asked for it already; then this costs little.
+  static void prefetch_first(const Tile& tile) {
+    constexpr std::int64_t kFirstBytes = 16384;
+    std::int64_t left = kFirstBytes;
+    for (std::int32_t i = 0; i < tile.num_k_segments && left > 0; ++i) {
+      const ReadSegment& segment = tile.k_segments[i];
+      for (std::int64_t at = 0; at < segment.bytes && left > 0; at += kLine, left -= kLine) {
+        __builtin_prefetch(segment.begin + at, 0, 2);
+      }
+    }
+  }
+
+  /// One tile; `next` is what is read after it.
+  void walk(const Tile& tile, const Tile& next) const {
+    const auto* idle = reinterpret_cast<const std::byte*>(scratch_.acc);
+    PrefetchCursor next_k(next.k_segments, next.num_k_segments, idle);
+    if (k_head_ >= args_.kv.layout.k_strides.slot * kElementBytes) {
+      PrefetchCursor this_v(tile.v_segments, tile.num_v_segments, idle);
+      for (std::int32_t head = 0; head < num_kv_heads_; ++head) {
+        weigh_head<Rows::kRolled>(head, tile, this_v);
+      }
+      for (std::int32_t head = 0; head < num_kv_heads_; ++head) {
+        add_head<Rows::kRolled>(head, tile, next_k);
+      }
+    } else {
+      PrefetchCursor next_v(next.v_segments, next.num_v_segments, idle);
+      for (std::int32_t head = 0; head < num_kv_heads_; ++head) {
+        weigh_head<Rows::kUnrolled>(head, tile, next_k);
+        add_head<Rows::kUnrolled>(head, tile, next_v);
+      }
+    }
+  }
+
+  /// Only the first block of a group brings bytes in; the others find them in the cache.
+  template <Rows kRows>
+  PKV_TILE_INLINE void weigh_head(std::int32_t head, const Tile& tile, PrefetchCursor& cursor) const {
+    std::int32_t in_group = 0;
+    PrefetchCursor none(nullptr, 0, reinterpret_cast<const std::byte*>(scratch_.acc));
+    for (std::int32_t left = group_size_; left > 0;) {
+      PrefetchCursor& blocks_cursor = in_group == 0 ? cursor : none;
+      const std::int32_t heads = block_heads(left);
+      const HeadBlock block = head_block(head, in_group, k_head_);
+      switch (heads) {
+        case 8: weigh_keys<kKind, 8, kRows>(block, tile, scale_, blocks_cursor); break;
+        case 4: weigh_keys<kKind, 4, kRows>(block, tile, scale_, blocks_cursor); break;
+        case 2: weigh_keys<kKind, 2, kRows>(block, tile, scale_, blocks_cursor); break;
+        default: weigh_keys<kKind, 1, kRows>(block, tile, scale_, blocks_cursor); break;
+      }
+      in_group += heads;
+      left -= heads;
+    }
+  }
+
+  template <Rows kRows>
+  PKV_TILE_INLINE void add_head(std::int32_t head, const Tile& tile, PrefetchCursor& cursor) const {
+    std::int32_t in_group = 0;
+    PrefetchCursor none(nullptr, 0, reinterpret_cast<const std::byte*>(scratch_.acc));
+    for (std::int32_t left = group_size_; left > 0;) {
+      PrefetchCursor& blocks_cursor = in_group == 0 ? cursor : none;
+      const std::int32_t heads = block_heads(left);
+      const HeadBlock block = head_block(head, in_group, v_head_);
+      switch (heads) {
+        case 8: add_values<kKind, 8, kRows>(block, tile, blocks_cursor); break;
+        case 4: add_values<kKind, 4, kRows>(block, tile, blocks_cursor); break;
+        case 2: add_values<kKind, 2, kRows>(block, tile, blocks_cursor); break;
+        default: add_values<kKind, 1, kRows>(block, tile, blocks_cursor); break;
+      }
+      in_group += heads;
+      left -= heads;
+    }
+  }
+
+  /// A group is divided into blocks of 8, then one each of 4, 2 and 1.
+  static std::int32_t block_heads(std::int32_t left) { return left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1; }
+
+  [[nodiscard]] PKV_TILE_INLINE HeadBlock head_block(std::int32_t head, std::int32_t in_group,
+                                                     std::int64_t head_stride) const {
+    const std::int64_t local = std::int64_t{head} * group_size_ + in_group;
+    return {.q = scratch_.q + local * row_floats_,
+            .acc = scratch_.acc + local * row_floats_,
+            .p = scratch_.p + local * kTileTokens,
+            .m = scratch_.m + local * kMaxLanes,
+            .l = scratch_.l + local * kMaxLanes,
+            .head_offset = head * head_stride,
+            .next_offset = head + 1 < num_kv_heads_ ? head_stride : 0,
+            .num_pairs = num_pairs_,
+            .has_odd = has_odd_};
+  }
+
+  /// The first tile of what this worker does next, to be prefetched.
+  void locate_next_task(const Lookahead& lookahead, Tile& next) const {
+    const Task* task = lookahead.next(lookahead.context);
+    if (task != nullptr && task->kv_head_end - task->kv_head_begin <= num_kv_heads_) {
+      TileFinder(args_, *task, kElementBytes).locate(task->token_begin, next);
+    }
+  }
+
+  /// Queries as FP32 (or bf16), and neutral states.
+  void start() {
+    const float cap = args_.shape.logit_soft_cap.value_or(0.0F);
+    scale_ = args_.shape.logit_soft_cap ? LogitScale{.factor = args_.scale / cap, .cap = cap * kLog2E, .has_cap = true}
+                                        : LogitScale{.factor = args_.scale * kLog2E, .cap = 0.0F, .has_cap = false};
+    const std::int64_t num_heads = std::int64_t{num_kv_heads_} * group_size_;
+    for (std::int32_t head = 0; head < num_kv_heads_; ++head) {
+      for (std::int32_t in_group = 0; in_group < group_size_;) {
+        const std::int32_t heads = block_heads(group_size_ - in_group);
+        float* to = scratch_.q + (std::int64_t{head} * group_size_ + in_group) * row_floats_;
+        const std::int32_t q_head = (task_.kv_head_begin + head) * group_size_ + in_group;
+        for (std::int32_t h = 0; h < heads; ++h) {
+          load_query(q_head + h, h, heads, to);
+        }
+        in_group += heads;
+      }
+    }
+    const __m512 zero = _mm512_setzero_ps();
+    for (std::int64_t i = 0; i < num_heads * row_floats_; i += kVectorLanes) {
+      _mm512_store_ps(scratch_.acc + i, zero);
+    }
+    for (std::int64_t i = 0; i < num_heads; ++i) {
+      _mm512_store_ps(scratch_.m + i * kMaxLanes, _mm512_set1_ps(kMinusInf));
+      _mm512_store_ps(scratch_.l + i * kMaxLanes, zero);
+    }
+  }
+
+  /// Query head `q_head` to place h of a block of `heads` at `to`.
+  void load_query(std::int32_t q_head, std::int32_t h, std::int32_t heads, float* to) const {
+    const QueryView& q = args_.q;
+    const std::byte* from = static_cast<const std::byte*>(q.data) +
+                            (task_.row * q.row_stride + q_head * q.head_stride) * dtype_bytes(q.dtype);
+    if constexpr (kKind == Kind::kBF16Dot) {
+      auto* bytes = reinterpret_cast<std::byte*>(to);
+      for (std::int32_t i = 0; i < num_pairs_; ++i) {
+        _mm512_store_si512(bytes + (i * heads + h) * 64, _mm512_loadu_si512(from + i * 64));
+      }
+      if (has_odd_ != 0) {
+        const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + num_pairs_ * 64));
+        _mm512_store_si512(bytes + (num_pairs_ * heads + h) * 64, _mm512_zextsi256_si512(half));
+      }
+      return;
+    }
+    const auto vector = [&](std::int32_t i) PKV_TILE_ATTR {
+      switch (q.dtype) {
+        case DType::kF32: return load_one<Kind::kF32>(from + i * 64);
+        case DType::kF16: return load_one<Kind::kF16>(from + i * 32);
+        case DType::kBF16: return load_one<Kind::kBF16>(from + i * 32);
+      }
+      return _mm512_setzero_ps();
+    };
+    for (std::int32_t i = 0; i < num_pairs_; ++i) {
+      __m512 low = vector(2 * i);
+      __m512 high = vector(2 * i + 1);
+      if constexpr (kKind == Kind::kBF16) {
+        const __m512 even = _mm512_permutex2var_ps(
+            low, _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0), high);
+        high = _mm512_permutex2var_ps(low, _mm512_set_epi32(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1),
+                                      high);
+        low = even;
+      }
+      _mm512_store_ps(to + (2 * i * heads + h) * kVectorLanes, low);
+      _mm512_store_ps(to + ((2 * i + 1) * heads + h) * kVectorLanes, high);
+    }
+    if (has_odd_ != 0) {
+      _mm512_store_ps(to + (2 * num_pairs_ * heads + h) * kVectorLanes, vector(2 * num_pairs_));
+    }
+  }
+
+  /// Hands every head's state over: to the output, or to its partial slot.
+  void finish() const {
+    for (std::int32_t head = 0; head < num_kv_heads_; ++head) {
+      for (std::int32_t in_group = 0; in_group < group_size_;) {
+        const std::int32_t heads = block_heads(group_size_ - in_group);
+        const HeadBlock block = head_block(head, in_group, 0);
+        const __m512 l = _mm512_load_ps(block.l);
+        const std::int32_t tokens = kSums / heads;
+        for (std::int32_t h = 0; h < heads; ++h) {
+          const auto lanes = static_cast<__mmask16>(((1U << tokens) - 1U) << (h * tokens));
+          hand_over(head, in_group + h, block.m[h * tokens] * kLn2, _mm512_mask_reduce_add_ps(lanes, l), block, h,
+                    heads);
+        }
+        in_group += heads;
+      }
+    }
+  }
+
+  void hand_over(std::int32_t head, std::int32_t group_idx, float m, float l, const HeadBlock& block, std::int32_t h,
+                 std::int32_t heads) const {
+    if (task_.partial_slot == kNoSlot) {
+      alignas(64) float row[kMaxHeadDim];
+      put_in_order(block, h, heads, row);
+      args_.write_head(args_, task_.row, (task_.kv_head_begin + head) * group_size_ + group_idx, m, l, row);
+      return;
+    }
+    const std::int64_t slot = task_.partial_slot + static_cast<std::int64_t>(head) * task_.slot_stride;
+    float* ml = args_.partials.ml_at(slot, group_idx);
+    ml[0] = m;
+    ml[1] = l;
+    put_in_order(block, h, heads, args_.partials.acc_at(slot, group_idx));
+  }
+
+  /// The accumulator of head h as a row of head_dim floats.
+  void put_in_order(const HeadBlock& block, std::int32_t h, std::int32_t heads, float* row) const {
+    const auto vector = [&](std::int32_t i)
+                            PKV_TILE_ATTR { return _mm512_load_ps(block.acc + (i * heads + h) * kVectorLanes); };
+    for (std::int32_t i = 0; i < num_pairs_; ++i) {
+      __m512 low = vector(2 * i);
+      __m512 high = vector(2 * i + 1);
+      if constexpr (kKind == Kind::kBF16 || kKind == Kind::kBF16Dot) {
+        const __m512 first =
+            _mm512_permutex2var_ps(low, _mm512_set_epi32(23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0), high);
+        high = _mm512_permutex2var_ps(
+            low, _mm512_set_epi32(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8), high);
+        low = first;
+      }
+      _mm512_storeu_ps(row + i * 32, low);
+      _mm512_storeu_ps(row + i * 32 + 16, high);
+    }
+    if (has_odd_ != 0) {
+      _mm512_storeu_ps(row + num_pairs_ * 32, vector(2 * num_pairs_));
+    }
+  }
+
+  const StepArgs& args_;
+  const Task& task_;
+  const Scratch& scratch_;
+  const TileFinder finder_;
+  const std::int32_t group_size_;
+  const std::int32_t row_floats_;
+  const std::int32_t num_kv_heads_;
+  const std::int32_t num_pairs_;
+  const std::int32_t has_odd_;
+  const std::int64_t k_head_;
+  const std::int64_t v_head_;
+  LogitScale scale_ = {};
+};
+
+}  // namespace PKV_TILE_NAMESPACE
+}  // namespace pkv
+PKV_TILE_END

@@ -1,0 +1,104 @@
+// Prices of the GPU's kernels: that they follow sizes and SMs, and which width wins where.
+// Not here: whether they are true (docs/performance.md).
+#include "cost/gpu_kernels.h"
+
+#include <gtest/gtest.h>
+
+#include <vector>
+
+namespace pkv {
+namespace {
+
+constexpr std::int32_t kSms = 132;
+
+AttentionShape shape_of(std::int32_t head_dim, std::int32_t group) {
+  return {.num_q_heads = 8 * group, .num_kv_heads = 8, .head_dim = head_dim};
+}
+
+TaskSizes sizes_of(std::int64_t tokens, std::int64_t count, std::int64_t slots = 0) {
+  TaskSizes sizes(tokens);
+  sizes.add(tokens, count);
+  sizes.add_slots(slots);
+  return sizes;
+}
+
+double cheapest_us(const AttentionShape& shape, const TaskSizes& sizes, std::int32_t num_sms = kSms) {
+  return cheapest_width(shape, gpu_kernel_class(shape), sizes, num_sms).price_us;
+}
+
+TEST(GpuKernels, EveryShape_HasAClassWithAWideKernelThatCoversIt) {
+  for (const std::int32_t head_dim : {32, 64, 80, 96, 128, 192, 256}) {
+    for (const std::int32_t group : {1, 5, 8, 9, 16, 17, 32, 64}) {
+      const GpuKernelClass& kernels = gpu_kernel_class(shape_of(head_dim, group));
+      EXPECT_GE(kernels.head_dim, head_dim);
+      EXPECT_GE(kernels.group_size, std::min(group, 32));
+      EXPECT_GT(kernels.at(KernelWidth::kWide).blocks_per_sm, 0);
+    }
+  }
+}
+
+TEST(GpuKernels, Price_RisesWithTokensTasksAndSlots_FallsWithSms) {
+  for (const std::int32_t head_dim : {64, 128, 256}) {
+    for (const std::int32_t group : {1, 16, 32}) {
+      const AttentionShape shape = shape_of(head_dim, group);
+      const double price = cheapest_us(shape, sizes_of(1024, 200));
+      EXPECT_GT(price, 0.0);
+      EXPECT_LT(price, cheapest_us(shape, sizes_of(2048, 200)));
+      EXPECT_LT(price, cheapest_us(shape, sizes_of(1024, 400)));
+      EXPECT_LT(price, cheapest_us(shape, sizes_of(1024, 200, 200)));
+      EXPECT_GT(price, cheapest_us(shape, sizes_of(1024, 200), 2 * kSms));
+    }
+  }
+}
+
+TEST(GpuKernels, OneTaskMoreThanTheBlocks_CostsAnotherWave) {
+  const AttentionShape shape = shape_of(128, 1);
+  const GpuKernelClass& kernels = gpu_kernel_class(shape);
+  const auto price = [&](std::int64_t count) {
+    return gpu_price_us(shape, kernels, KernelWidth::kWide, sizes_of(4096, count), kSms);
+  };
+  EXPECT_GT(price(kSms + 1) - price(kSms), 5 * (price(kSms) - price(kSms - 1)));
+}
+
+TEST(GpuKernels, ALongTaskWantsAWholeSm_ManyShortOnesShareIt) {
+  for (const std::int32_t head_dim : {64, 128, 256}) {
+    const AttentionShape shape = shape_of(head_dim, 4);
+    const GpuKernelClass& kernels = gpu_kernel_class(shape);
+    EXPECT_EQ(cheapest_width(shape, kernels, sizes_of(32768, 8), kSms).width, KernelWidth::kWide);
+    EXPECT_GT(cheapest_width(shape, kernels, sizes_of(16, 4096), kSms).width, KernelWidth::kHalf);
+  }
+}
+
+TEST(GpuKernels, SizesInBins_KeepNumbersAndSums) {
+  TaskSizes sizes(1000);
+  sizes.add(1000, 3);
+  sizes.add(1, 5);
+  sizes.add(0, 2);
+  EXPECT_EQ(sizes.num_tasks(), 10);
+  EXPECT_EQ(sizes.tokens(), 3005);
+  EXPECT_EQ(sizes.longest(), 1000);
+}
+
+TEST(GpuKernels, WidthForAPlan_IsThatOfItsTasks) {
+  const std::vector<std::int32_t> long_lens(1, 65536);
+  const std::vector<std::int32_t> short_lens(512, 16);
+  for (const auto& [lens, is_wide] : {std::pair{long_lens, true}, std::pair{short_lens, false}}) {
+    std::vector<std::int32_t> indptr = {0};
+    for (const std::int32_t len : lens) {
+      indptr.push_back(indptr.back() + len / 16);
+    }
+    const std::vector<std::int32_t> indices(static_cast<std::size_t>(indptr.back()), 0);
+    const BatchState batch = BatchState::make({.shape = shape_of(128, 4),
+                                               .page_size = 16,
+                                               .seq_lens = lens,
+                                               .block_table = BlockTable::csr(indptr, indices).value(),
+                                               .num_pages = 1})
+                                 .value();
+    const Plan plan = make_plan(batch, {.route = Route::kRow}).value();
+    EXPECT_EQ(width_for(plan, kSms) == KernelWidth::kWide, is_wide);
+  }
+  EXPECT_EQ(width_for(Plan(), kSms), KernelWidth::kWide);
+}
+
+}  // namespace
+}  // namespace pkv
