@@ -126,5 +126,66 @@ TEST(PolicyCli, OptionsWithoutEffect_AreErrors) {
   EXPECT_THAT(error_of({"verify", "--backend", "sim:h100"}), HasSubstr("nothing that could be verified"));
 }
 
+TEST(ExplainCli, Candidates_CarryTheirTerms) {
+  const TemporaryFolder folder;
+  const ProcessResult result = run_apart(folder, {"explain", "--lens", "48000,6000,6000", "--json", "-"});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const json explained = json::parse(result.out);
+  EXPECT_EQ(explained.at("profile"), "cpu");
+  const json& candidates = explained.at("candidates");
+  ASSERT_GT(candidates.size(), 1U);
+  for (const json& candidate : candidates) {
+    EXPECT_GE(candidate.at("total_ns").get<double>(), candidates[0].at("total_ns").get<double>());
+    EXPECT_GT(candidate.at("memory_ns").get<double>(), 0.0);
+  }
+  const ProcessResult table = run_apart(folder, {"explain", "--lens", "48000,6000,6000", "--profile", "h100"});
+  EXPECT_THAT(table.out, HasSubstr("why it lost"));
+  EXPECT_THAT(table.out, HasSubstr("flashinfer-tensor"));
+  EXPECT_THAT(table.out, HasSubstr("and 116 more"));
+}
+
+TEST(ExplainCli, ChromeTrace_HoldsEveryTask) {
+  const TemporaryFolder folder;
+  const std::string path = folder.path("step.json");
+  ASSERT_EQ(run_apart(folder, {"explain", "--lens", "9000,500", "--chrome-trace", path}).exit_code, 0);
+  const json events = json::parse(read_file(path)).at("traceEvents");
+  ASSERT_GT(events.size(), 1U);
+  for (const json& event : events) {
+    EXPECT_EQ(event.at("ph"), "X");
+    EXPECT_GT(event.at("dur").get<double>(), 0.0);
+  }
+  EXPECT_THAT(error_of({"explain"}), HasSubstr("--lens: is missing"));
+  EXPECT_THAT(error_of({"explain", "--lens", "8x0x", "--profile", "h100"}), HasSubstr("--lens"));
+}
+
+TEST(CalibrateCli, Profile_IsKeptAndServesThePolicy) {
+  const TemporaryFolder folder;
+  const std::vector<std::string> workers{"--threads", "1", "--no-pin"};
+  const ProcessResult result = run_apart(folder, with({"calibrate", "--repeats", "5"}, workers));
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_THAT(result.out, HasSubstr("fit: median error "));
+  const json profile = json::parse(read_file(folder.path("cache/persistentkv/cpu-profile.json")));
+  EXPECT_EQ(profile.at("num_workers"), 1);
+  EXPECT_THAT(profile.at("identity").at("machine").get<std::string>(), HasSubstr("1 workers not pinned"));
+  const ProcessResult run = run_apart(folder, with(kSmallRun, {"--policy", "auto", "--json", "-"}));
+  ASSERT_EQ(run.exit_code, 0) << run.err;
+  EXPECT_EQ(json::parse(run.out).at("policy").at("profile"), "calibrated");
+}
+
+TEST(CalibrateCli, Interrupted_LeavesTheOldProfileWhole) {
+  const TemporaryFolder folder;
+  std::filesystem::create_directories(folder.path("cache/persistentkv"));
+  folder.write("cache/persistentkv/cpu-profile.json", "the old one");
+  const ProcessResult result =
+      run_pkv({"calibrate"}, {.environment = {"XDG_CACHE_HOME=" + folder.path("cache")}, .interrupt_after_ms = 1500});
+  EXPECT_EQ(result.exit_code, 130) << result.err;
+  EXPECT_EQ(read_file(folder.path("cache/persistentkv/cpu-profile.json")), "the old one");
+}
+
+TEST(CalibrateCli, BadArguments_AreErrors) {
+  EXPECT_THAT(error_of({"calibrate", "--repeats", "4"}), HasSubstr("--repeats: "));
+  EXPECT_THAT(error_of({"calibrate", "--output", "/nonexistent/profile.json"}), HasSubstr("--output"));
+}
+
 }  // namespace
 }  // namespace pkv::test
