@@ -20,6 +20,8 @@ write_basic_package_version_file(${PROJECT_BINARY_DIR}/PersistentKVConfigVersion
 install(FILES ${PROJECT_BINARY_DIR}/PersistentKVConfig.cmake ${PROJECT_BINARY_DIR}/PersistentKVConfigVersion.cmake
         DESTINATION ${pkv_package_folder} COMPONENT development)
 install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DATADIR}/doc/persistentkv COMPONENT development)
+install(DIRECTORY profiles/ DESTINATION ${CMAKE_INSTALL_DATADIR}/persistentkv/profiles COMPONENT development
+        FILES_MATCHING PATTERN "*.json")
 if(TARGET pkv)
   install(TARGETS pkv COMPONENT tools)
 endif()

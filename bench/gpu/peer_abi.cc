@@ -75,8 +75,8 @@ class Peer {
   Status run(const void* q, const void* k, const void* v, void* out, void* stream) {
     backend_->set_stream(stream);
     const AttentionShape& shape = batch_.shape();
-    auto layout = KvLayout::make(case_.nhd != 0 ? KvOrder::kNHD : KvOrder::kHND, KvPacking::kSeparate,
-                                 case_.page_size, shape);
+    auto layout =
+        KvLayout::make(case_.nhd != 0 ? KvOrder::kNHD : KvOrder::kHND, KvPacking::kSeparate, case_.page_size, shape);
     if (!layout.ok()) return layout.error();
     RunArgs args;
     args.batch = batch_;
@@ -90,9 +90,9 @@ class Peer {
   [[nodiscard]] std::string describe() const {
     const PlanCounters& counters = plan_.counters();
     char text[256];
-    std::snprintf(text, sizeof text, "%s splits<=%d tasks=%d slots=%d launches=%d %s %s", route_name(plan_.route()).data(),
-                  plan_.max_splits(), counters.num_tasks, counters.num_partial_slots, counters.num_launches,
-                  merge_mode_name(plan_.merge_mode()).data(), kernel_.c_str());
+    std::snprintf(text, sizeof text, "%s splits<=%d tasks=%d slots=%d launches=%d %s %s",
+                  route_name(plan_.route()).data(), plan_.max_splits(), counters.num_tasks, counters.num_partial_slots,
+                  counters.num_launches, merge_mode_name(plan_.merge_mode()).data(), kernel_.c_str());
     return text;
   }
 

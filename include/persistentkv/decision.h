@@ -1,41 +1,25 @@
-// Decision: the plan that runs, every candidate's price, and the reason.
-// Not here: measuring a device (src/cost/calibration), running (backend.h).
+// Policy and Decision: which plan a step runs, what it should cost, and why.
+// Not here: prices (price.h), measuring a device (pkv calibrate), running (backend.h).
 #pragma once
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "persistentkv/backend.h"
 #include "persistentkv/batch.h"
 #include "persistentkv/dtype.h"
 #include "persistentkv/layout.h"
 #include "persistentkv/plan.h"
+#include "persistentkv/price.h"
+#include "persistentkv/profile.h"
 #include "persistentkv/result.h"
 
 namespace pkv {
-
-/// The terms of the paper's roofline formula for one device. Facts of a machine, never literals in code.
-struct DeviceProfile {
-  std::string name = "unmeasured";
-  /// Workers (CPU) or SMs (GPU).
-  std::int32_t num_workers = 1;
-  /// beta: streaming read bandwidth.
-  double read_bytes_per_ns = 10.0;
-  /// Cmin: tasks a worker below which bandwidth is not reached.
-  double min_tasks_per_worker = 1.0;
-  /// lambda: a kernel launch or a fork-join of the pool.
-  double launch_ns = 5000.0;
-};
-
-/// Checks that every field is finite and positive. Errors: kInvalidArgument naming the field.
-Status validate(const DeviceProfile& profile);
-
-/// Price of a plan (paper, "The policy"), with C = tasks / num_workers:
-///   KVBytes / beta * max(1, Cmin / C) + launches * lambda + MergeBytes / beta
-/// in nanoseconds. Merge bytes are counted once, as in the paper.
-double predicted_ns(const Plan& plan, DType kv_dtype, const DeviceProfile& profile);
 
 /// How a step is divided on a GPU with `num_sms` SMs: a rule in place of a calibrated policy. Splits rows so
 /// that few long tasks or many short ones alike keep every SM reading until the end, and no row more than
@@ -61,26 +45,126 @@ struct ReadCurve {
 PlanOptions cpu_rule(const BatchState& batch, const KvLayout& layout, DType kv_dtype, std::int32_t num_workers,
                      const ReadCurve& curve = {});
 
+enum class PolicyKind : std::uint8_t {
+  kAuto,   // every candidate priced by PriceModel, the cheapest runs
+  kPaper,  // the paper's gates and closed formula, for comparison
+};
+
+/// "auto", "paper".
+std::string_view policy_kind_name(PolicyKind kind);
+/// Errors: kInvalidArgument that lists the names.
+Result<PolicyKind> parse_policy_kind(std::string_view name);
+
+/// Whether a policy learns from the steps that it is told of.
+enum class Learning : std::uint8_t {
+  kOff,  // the same lengths always give the same plan
+  kOn,
+};
+
+struct PolicyOptions {
+  PolicyKind kind = PolicyKind::kAuto;
+  /// Routes to choose from, at least one. External ones only where the profile prices them.
+  std::vector<Route> routes = {std::begin(kAllRoutes), std::end(kAllRoutes)};
+  Learning learning = Learning::kOff;
+};
+
 struct Candidate {
   Route route = Route::kRow;
   std::int32_t max_splits = 1;
+  std::int32_t kv_heads_per_task = 1;
+  /// Device and planning; of a candidate that was not planned, its least possible price.
   double predicted_ns = 0.0;
+  /// False: left out by its bound, never planned.
+  bool priced = true;
 };
 
 /// The plan that was priced is the plan that runs.
 struct Decision {
   Plan plan;
+  /// Of the device: what the step's measured time is compared with.
   double predicted_ns = 0.0;
+  Price price;
+  /// Those that were looked at, the chosen one first, then by price. One when a decision was carried on.
   std::vector<Candidate> candidates;
   std::string reason;
   /// Time that deciding and planning took; 0 when nobody measured it.
   std::int64_t plan_ns = 0;
 };
 
-/// Plans every route, prices each plan and keeps the cheapest; the first of `routes` wins a tie. A route
-/// that cannot plan this step (a grid above the limit of tasks) is left out and named in the reason.
-/// Errors: kInvalidArgument (no routes, bad profile), and those of make_plan when no route is left.
-Result<Decision> decide(const BatchState& batch, DType kv_dtype, std::span<const Route> routes,
-                        const DeviceProfile& profile);
+/// Chooses the plan of each step of one shape, type and layout. Keeps its last choice while rows grow a little
+/// (each row by 16 tokens and 1/64 of its length, all together by 1/128), their price grows by at most 0.7% and no
+/// factor of the correction moves by 5%; that costs at most 2% against deciding anew. Not thread-safe; the same steps
+/// in the same order always give the same plans unless learning is on.
+class Policy {
+ public:
+  /// Errors: those of PriceModel::make; kInvalidArgument (no routes); kUnsupported (an external route without a
+  /// price in the profile).
+  static Result<Policy> make(const DeviceProfile& profile, const PriceInputs& inputs, const PolicyOptions& options);
+
+  /// kAuto: for every number of KV heads a task that divides them, whole rows, equal chunks (split, pages) and
+  /// equal counts (workqueue) for an eighth to eight tasks a slot are outlined; the likeliest are planned and priced
+  /// until nothing that is left can be cheaper by 0.2%, or tasks beyond kPricedTasks (and 4 a slot) have been priced.
+  /// padded and bucket are workqueue with empty tasks or more launches, so they are looked at only alone. On CPUs
+  /// merges are fused, which saves their launch.
+  ///
+  /// kPaper: groups other than 4, steps whose longest row is under 16,384 tokens and batches of 2 to 7 rows go to
+  /// FlashInfer, or to `row` where there is none; one row goes to bucket, 8 or more to workqueue, with the multiple
+  /// of four splits whose formula is least.
+  ///
+  /// `recycled`: the plan of a decision that is no longer needed.
+  ///
+  /// Errors: kInvalidArgument (a batch of another shape or page size), those of make_plan.
+  Result<Decision> decide(const BatchState& batch, Plan&& recycled = {});
+
+  /// Tells what a decided step took. Moves the correction by a fraction of the error, each term by its part in
+  /// the price; a single step at most by kMaxStep. Without effect while learning is off.
+  void observe(const Price& predicted, const RunTimes& measured);
+
+  [[nodiscard]] const PriceModel& model() const { return model_; }
+  [[nodiscard]] const PolicyOptions& options() const { return options_; }
+
+  static constexpr std::int64_t kPricedTasks = 2048;
+  static constexpr double kMaxStep = 0.2;
+
+ private:
+  struct Choice {
+    PlanOptions plan;
+    PriceModel::Outline outline;
+    double least_ns = 0.0;
+    double likely_ns = 0.0;  // with half a long task of tail; orders the search
+  };
+
+  Policy(PriceModel model, PolicyOptions options);
+  Result<Decision> decide_auto(const BatchState& batch, Plan&& recycled);
+  Result<Decision> decide_paper(const BatchState& batch, Plan&& recycled);
+  /// No value: the last choice no longer fits, `recycled` is as it was.
+  std::optional<Decision> carry_on(const BatchState& batch, Plan& recycled);
+  [[nodiscard]] bool may_carry_on(const BatchState& batch) const;
+  void remember(const BatchState& batch, const PlanOptions& options, const Price& price);
+  void measure_rows(const BatchState& batch);
+  void outline_all();
+  void outline(Route route, std::int32_t kv_heads_per_task, std::int32_t splits);
+  void outline_widths(Route route);
+  [[nodiscard]] bool allows(Route route) const;
+  Result<Decision> price_choices(const BatchState& batch, Plan&& recycled);
+  Decision finish(Plan&& plan, const Price& price, std::vector<Candidate> candidates, std::string reason) const;
+
+  PriceModel model_;
+  PolicyOptions options_;
+  // Of the step in progress; members so that a steady stream of steps allocates little.
+  std::vector<std::int32_t> tiles_;
+  std::int64_t total_tiles_ = 0;
+  std::int32_t max_tiles_ = 0;
+  std::int64_t attended_tokens_ = 0;
+  std::int64_t num_pages_ = 0;
+  std::vector<Choice> choices_;
+  Plan scratch_;
+  // The last decision.
+  std::optional<PlanOptions> last_;
+  std::vector<std::int32_t> last_lens_;
+  std::int64_t last_tokens_ = 0;
+  Correction last_correction_;
+  double last_ns_ = 0.0;
+};
 
 }  // namespace pkv

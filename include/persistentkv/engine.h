@@ -24,8 +24,11 @@ struct EngineOptions {
   std::vector<Route> routes = {};
   /// What cpu_rule knows about this machine's memory.
   ReadCurve read_curve = {};
-  /// Prices of this machine. num_workers is taken from the backend.
-  DeviceProfile profile = {};
+  /// Prices of this machine; num_workers is taken from the backend. Not set: the shipped profile "cpu" on a
+  /// CPU, no prices on a device backend.
+  std::optional<DeviceProfile> profile = std::nullopt;
+  /// Whether the prices follow what steps took.
+  Learning learning = Learning::kOn;
 };
 
 /// Owns a backend. Not thread-safe.
@@ -56,15 +59,21 @@ class Engine {
   Result<StepRecord> run(const Decision& decision, const RunArgs& args);
 
   [[nodiscard]] Backend& backend() { return *backend_; }
-  [[nodiscard]] const DeviceProfile& profile() const { return profile_; }
+  /// Not set: nothing is priced.
+  [[nodiscard]] const std::optional<DeviceProfile>& profile() const { return profile_; }
 
  private:
-  Engine(std::unique_ptr<Backend> backend, std::vector<Route> routes, DeviceProfile profile, const ReadCurve& curve);
+  Engine(std::unique_ptr<Backend> backend, const EngineOptions& options, std::optional<DeviceProfile> profile);
   Result<Decision> follow_rule(const BatchState& batch, DType kv_dtype, const KvLayout& layout);
+  /// The policy for steps like this one; the last one if it fits. Requires a profile.
+  Result<Policy*> policy_for(const BatchState& batch, DType kv_dtype, KvOrder order);
+
   std::unique_ptr<Backend> backend_;
   std::vector<Route> routes_;  // empty: the backend's rule
   ReadCurve read_curve_;
-  DeviceProfile profile_;
+  std::optional<DeviceProfile> profile_;
+  Learning learning_ = Learning::kOn;
+  std::optional<Policy> policy_;
 };
 
 }  // namespace pkv

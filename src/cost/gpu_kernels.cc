@@ -15,10 +15,20 @@ constexpr std::int64_t kMaxWaves = 64;            // looked at one by one
 
 // head_dim, group, start, merge, merge a MB, then {blocks, task us, token ns, uneven}: wide, half, quarter, single.
 constexpr GpuKernelClass kClasses[] = {
-    {64, 8, 0.99, 1.17, 1.14, {{{1, 2.92, 3.65, 0.118}, {2, 3.19, 4.52, 0.161}, {5, 4.04, 9.11, 0.149}, {12, 3.18, 34.00, 0.096}}}},
+    {64,
+     8,
+     0.99,
+     1.17,
+     1.14,
+     {{{1, 2.92, 3.65, 0.118}, {2, 3.19, 4.52, 0.161}, {5, 4.04, 9.11, 0.149}, {12, 3.18, 34.00, 0.096}}}},
     {64, 16, 2.52, 0.51, 0.33, {{{1, 3.94, 3.17, 0.177}, {2, 4.08, 6.14, 0.175}, {}, {10, 5.74, 55.68, 0.002}}}},
     {64, 32, 3.06, 0.54, 0.80, {{{1, 4.11, 6.23, 0.002}, {2, 4.18, 13.17, 0.010}, {}, {}}}},
-    {128, 8, 1.57, 0.88, 0.92, {{{1, 3.47, 5.01, 0.124}, {2, 3.74, 11.83, 0.071}, {4, 3.08, 24.42, 0.120}, {8, 2.58, 59.44, 0.064}}}},
+    {128,
+     8,
+     1.57,
+     0.88,
+     0.92,
+     {{{1, 3.47, 5.01, 0.124}, {2, 3.74, 11.83, 0.071}, {4, 3.08, 24.42, 0.120}, {8, 2.58, 59.44, 0.064}}}},
     {128, 16, 1.80, 0.46, 0.86, {{{1, 4.42, 8.57, 0.073}, {2, 5.30, 15.95, 0.087}, {}, {}}}},
     {128, 32, 1.07, 0.22, 0.38, {{{1, 6.68, 13.11, 0.127}, {2, 8.10, 37.09, 0.211}, {}, {}}}},
     {256, 8, 0.90, 0.51, 0.50, {{{1, 5.59, 11.74, 0.042}, {2, 8.13, 26.80, 0.068}, {}, {6, 11.59, 81.47, 0.008}}}},
@@ -73,16 +83,16 @@ void TaskSizes::descend(Visit visit) const {
   }
 }
 
-double gpu_price_us(const AttentionShape& shape, const GpuKernelClass& kernels, KernelWidth width, const TaskSizes& sizes,
-                    std::int32_t num_sms) {
+double gpu_price_us(const AttentionShape& shape, const GpuKernelClass& kernels, KernelWidth width,
+                    const TaskSizes& sizes, std::int32_t num_sms) {
   const GpuKernelCost& kernel = kernels.at(width);
   const std::int64_t blocks = std::int64_t{num_sms} * kernel.blocks_per_sm;
   const auto tokens = static_cast<double>(sizes.tokens());
   const auto num_tasks = static_cast<double>(sizes.num_tasks());
   const double full = std::min(1.0, static_cast<double>(blocks) / num_tasks);
   const double longest_of_mean = static_cast<double>(sizes.longest()) * num_tasks / std::max(tokens, 1.0);
-  const double read = tokens * shape.head_dim * 4 / (kReadBytesPerUs * num_sms) *
-                      (1.0 + kernel.uneven * full * longest_of_mean);
+  const double read =
+      tokens * shape.head_dim * 4 / (kReadBytesPerUs * num_sms) * (1.0 + kernel.uneven * full * longest_of_mean);
   const double busy = blocks_us(kernel, sizes, blocks);
   double price = kernels.start_us + std::sqrt(read * read + busy * busy);
   if (sizes.num_slots() > 0) {

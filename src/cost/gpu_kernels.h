@@ -68,8 +68,8 @@ class TaskSizes {
 
 /// Microseconds of one layer, about: reading at the machine's rate and the blocks' own time, whichever is
 /// longer, in between where they are close.
-double gpu_price_us(const AttentionShape& shape, const GpuKernelClass& kernels, KernelWidth width, const TaskSizes& sizes,
-                    std::int32_t num_sms);
+double gpu_price_us(const AttentionShape& shape, const GpuKernelClass& kernels, KernelWidth width,
+                    const TaskSizes& sizes, std::int32_t num_sms);
 
 struct WidthPrice {
   KernelWidth width = KernelWidth::kWide;

@@ -14,10 +14,10 @@ namespace pkv {
 namespace {
 
 constexpr std::int32_t kTileTokens = 64;
-constexpr std::int64_t kMinChunkTokens = 128;  // a tile a warp of a wide kernel
+constexpr std::int64_t kMinChunkTokens = 128;     // a tile a warp of a wide kernel
 constexpr std::int64_t kMaxChunkTokens = 8192;    // above, only what fills the blocks once, and whole rows
 constexpr std::int64_t kMaxBetweenTokens = 1024;  // chunks between powers of two are tried up to here
-constexpr std::int64_t kMaxTasksPerSm = 64;    // of cut rows
+constexpr std::int64_t kMaxTasksPerSm = 64;       // of cut rows
 constexpr std::int64_t kMaxSplits = 1 << 16;
 
 class Search {
@@ -42,7 +42,8 @@ class Search {
     }
     consider(longest_);
     try_even_waves();
-    const std::int64_t least = std::max({kMinChunkTokens, tokens_ / (kMaxTasksPerSm * num_sms_), longest_ / kMaxSplits});
+    const std::int64_t least =
+        std::max({kMinChunkTokens, tokens_ / (kMaxTasksPerSm * num_sms_), longest_ / kMaxSplits});
     for (std::int64_t chunk = kMinChunkTokens; chunk < longest_ && chunk <= std::max(kMaxChunkTokens, 2 * least);
          chunk *= 2) {
       if (chunk >= least) consider(chunk);

@@ -22,9 +22,12 @@ Status check_route(const Backend& backend, Route route) {
 
 }  // namespace
 
-Engine::Engine(std::unique_ptr<Backend> backend, std::vector<Route> routes, DeviceProfile profile,
-               const ReadCurve& curve)
-    : backend_(std::move(backend)), routes_(std::move(routes)), read_curve_(curve), profile_(std::move(profile)) {}
+Engine::Engine(std::unique_ptr<Backend> backend, const EngineOptions& options, std::optional<DeviceProfile> profile)
+    : backend_(std::move(backend)),
+      routes_(options.routes),
+      read_curve_(options.read_curve),
+      profile_(std::move(profile)),
+      learning_(options.learning) {}
 
 Result<Engine> Engine::create(const EngineOptions& options) {
   Result<std::unique_ptr<Backend>> backend = make_cpu_backend(options.cpu);
@@ -41,10 +44,46 @@ Result<Engine> Engine::create(std::unique_ptr<Backend> backend, const EngineOpti
   for (const Route route : options.routes) {
     PKV_RETURN_IF_ERROR(check_route(*backend, route));
   }
-  DeviceProfile profile = options.profile;
-  profile.num_workers = backend->num_workers();
-  PKV_RETURN_IF_ERROR(validate(profile));
-  return Engine(std::move(backend), options.routes, std::move(profile), options.read_curve);
+  const bool on_device = backend->device_memory() != nullptr;
+  std::optional<DeviceProfile> profile = options.profile;
+  if (!profile && !on_device) {
+    auto shipped = shipped_profile("cpu");
+    if (!shipped.ok()) {
+      return shipped.error();
+    }
+    profile = *std::move(shipped);
+  }
+  if (profile) {
+    profile->num_workers = backend->num_workers();
+    PKV_RETURN_IF_ERROR(validate(*profile));
+  } else if (!options.routes.empty()) {
+    return Error{ErrorCode::kInvalidArgument,
+                 "is not set; a choice of routes on a device backend needs prices: shipped_profile(\"h100\")",
+                 "profile"};
+  }
+  return Engine(std::move(backend), options, std::move(profile));
+}
+
+Result<Policy*> Engine::policy_for(const BatchState& batch, DType kv_dtype, KvOrder order) {
+  if (policy_) {
+    const PriceInputs& known = policy_->model().inputs();
+    if (known.shape == batch.shape() && known.kv_dtype == kv_dtype && known.order == order &&
+        known.page_size == batch.page_size()) {
+      return &*policy_;
+    }
+  }
+  PolicyOptions options{.kind = PolicyKind::kAuto, .routes = routes_, .learning = learning_};
+  if (routes_.empty()) {
+    options.routes.assign(std::begin(kAllRoutes), std::end(kAllRoutes));
+  }
+  auto policy = Policy::make(
+      *profile_, {.shape = batch.shape(), .kv_dtype = kv_dtype, .order = order, .page_size = batch.page_size()},
+      options);
+  if (!policy.ok()) {
+    return policy.error();
+  }
+  policy_ = *std::move(policy);
+  return &*policy_;
 }
 
 Result<Decision> Engine::follow_rule(const BatchState& batch, DType kv_dtype, const KvLayout& layout) {
@@ -76,7 +115,12 @@ Result<Decision> Engine::decide(const BatchState& batch, DType kv_dtype, const K
   if (routes_.empty()) {
     return follow_rule(batch, kv_dtype, layout);
   }
-  Result<Decision> decision = pkv::decide(batch, kv_dtype, routes_, profile_);
+  const bool is_hnd = layout.k_strides.slot == batch.shape().head_dim;
+  Result<Policy*> policy = policy_for(batch, kv_dtype, is_hnd ? KvOrder::kHND : KvOrder::kNHD);
+  if (!policy.ok()) {
+    return policy.error();
+  }
+  Result<Decision> decision = (*policy)->decide(batch);
   if (!decision.ok()) {
     return decision;
   }
@@ -96,9 +140,20 @@ Result<Decision> Engine::plan(const BatchState& batch, DType kv_dtype, const Pla
   }
   PKV_RETURN_IF_ERROR(backend_->reserve(*plan));
   Decision decision;
-  decision.predicted_ns = predicted_ns(*plan, kv_dtype, profile_);
-  decision.candidates = {
-      {.route = plan->route(), .max_splits = plan->max_splits(), .predicted_ns = decision.predicted_ns}};
+  if (profile_) {
+    Result<Policy*> policy = policy_for(batch, kv_dtype, KvOrder::kHND);
+    if (!policy.ok()) {
+      return policy.error();
+    }
+    if ((*policy)->model().prices(plan->route())) {
+      decision.price = (*policy)->model().price(*plan);
+    }
+  }
+  decision.predicted_ns = decision.price.device_ns;
+  decision.candidates = {{.route = plan->route(),
+                          .max_splits = plan->max_splits(),
+                          .kv_heads_per_task = plan->kv_heads_per_task(),
+                          .predicted_ns = decision.price.total_ns()}};
   decision.plan = *std::move(plan);
   decision.reason = "the caller named the route";
   decision.plan_ns = now_ns() - begin_ns;
@@ -112,13 +167,17 @@ Result<StepRecord> Engine::run(const Decision& decision, const RunArgs& args) {
     return times.error();
   }
   const Plan& plan = decision.plan;
+  const bool priced = decision.predicted_ns > 0.0;
+  if (priced && policy_) {
+    policy_->observe(decision.price, *times);
+  }
   return StepRecord{.step_idx = 0,
                     .route = plan.route(),
                     .num_rows = static_cast<std::int32_t>(plan.seq_lens().size()),
                     .max_splits = plan.max_splits(),
                     .counters = plan.counters(),
                     .useful_kv_bytes = kv_bytes(plan.counters().attended_tokens, plan.shape(), args.kv.dtype),
-                    .predicted_ns = decision.predicted_ns,
+                    .predicted_ns = priced ? std::optional(decision.predicted_ns) : std::nullopt,
                     .plan_ns = decision.plan_ns,
                     .run = *times,
                     .wall_ns = decision.plan_ns + now_ns() - begin_ns};

@@ -51,11 +51,12 @@ Status validate_options(const PlanOptions& options, const AttentionShape& shape)
                  fmt::format("route row takes 1 split, not {}; split, workqueue and pages split rows", *options.splits),
                  "splits"};
   }
-  if (is_external(options.route) && (options.splits || options.kv_heads_per_task || options.merge == MergeMode::kFused)) {
-    return Error{ErrorCode::kInvalidArgument,
-                 fmt::format("route {} plans itself: it takes no splits, heads a task or merge mode",
-                             route_name(options.route)),
-                 "route"};
+  if (is_external(options.route) &&
+      (options.splits || options.kv_heads_per_task || options.merge == MergeMode::kFused)) {
+    return Error{
+        ErrorCode::kInvalidArgument,
+        fmt::format("route {} plans itself: it takes no splits, heads a task or merge mode", route_name(options.route)),
+        "route"};
   }
   return {};
 }
@@ -192,7 +193,13 @@ void PlanBuilder::order_rows() {
   std::sort(plan_.row_order_.begin(), plan_.row_order_.end(), [&](std::int32_t a, std::int32_t b) {
     const std::int32_t key_a = key(a);
     const std::int32_t key_b = key(b);
-    return key_a != key_b ? key_a > key_b : a < b;
+    if (key_a != key_b) {
+      return key_a > key_b;
+    }
+    // By tokens, so that the order of rows in the batch does not decide who is last.
+    const std::int32_t tokens_a = batch_.attended(a).size();
+    const std::int32_t tokens_b = batch_.attended(b).size();
+    return tokens_a != tokens_b ? tokens_a > tokens_b : a < b;
   });
 }
 

@@ -20,6 +20,7 @@
 #include "replay/mlp_proxy.h"
 #include "replay/oracle.h"
 #include "replay/session.h"
+#include "replay/simulate.h"
 
 namespace pkv {
 namespace {
@@ -235,6 +236,26 @@ class Workshop {
     }
   }
 
+  Result<std::vector<RoutePlanner>> planners(std::int32_t page_size) const {
+    RoutePlanner::Setting setting{.num_workers = backend_->num_workers(),
+                                  .split_choice = backend_->device_memory() == nullptr
+                                                      ? RoutePlanner::SplitChoice::kCpuRule
+                                                      : RoutePlanner::SplitChoice::kGpuRule,
+                                  .page_size = page_size,
+                                  .external = {},
+                                  .layout = pool_->run_view().layout};
+    for (const Route route : kExternalRoutes) {
+      if (backend_->supports(route)) {
+        setting.external.push_back(route);
+      }
+    }
+    RunOptions options = options_;
+    if (options.profile) {
+      options.profile->num_workers = backend_->num_workers();
+    }
+    return make_planners(options, setting);
+  }
+
   SessionParts parts(const StepSource& source, RunObserver& observer) {
     return {.options = options_,
             .backend = *backend_,
@@ -327,7 +348,11 @@ Result<RunRecords> execute_on(const RunOptions& options, StepSource& source, Bac
   if (records.interrupted) {
     return records;
   }
-  Session session(workshop.parts(source, observer), records);
+  auto planners = workshop.planners(records.page_size);
+  if (!planners.ok()) {
+    return planners.error();
+  }
+  Session session(workshop.parts(source, observer), *std::move(planners), records);
   const Status status = session.run(source);
   if (!status.ok()) {
     records.error = status.error();
@@ -394,14 +419,23 @@ RunRecords begin_records(const RunOptions& options, std::int32_t page_size, cons
   records.query_dtype = options.query_dtype.value_or(options.kv_dtype);
   records.physical_pages = source.num_physical_pages();
   for (const RouteChoice& choice : options.routes) {
-    records.routes.push_back({.name = std::string(route_name(choice.route)),
-                              .splits = choice.splits,
-                              .merge = choice.merge,
-                              .steps = {},
-                              .errors = {}});
+    if (choice.policy) {
+      records.policy = PolicyRecords{.route_idx = records.routes.size(),
+                                     .profile = options.profile->name,
+                                     .learns = options.learning == Learning::kOn,
+                                     .oracle_repeats = options.oracle_repeats,
+                                     .steps = {}};
+    }
+    records.routes.push_back(
+        {.name = std::string(choice.policy ? policy_kind_name(*choice.policy) : route_name(choice.route)),
+         .splits = choice.splits,
+         .merge = choice.merge,
+         .steps = {},
+         .errors = {}});
   }
-  const auto baseline = std::find_if(options.routes.begin(), options.routes.end(),
-                                     [&](const RouteChoice& choice) { return choice.route == options.baseline; });
+  const auto baseline = std::find_if(options.routes.begin(), options.routes.end(), [&](const RouteChoice& choice) {
+    return !choice.policy && choice.route == options.baseline;
+  });
   records.baseline_idx =
       baseline == options.routes.end() ? 0 : static_cast<std::size_t>(baseline - options.routes.begin());
   return records;
@@ -415,11 +449,11 @@ Result<RunRecords> plan_steps(const RunOptions& options, StepSource& source, std
   records.mode = RunMode::kPlanOnly;
   records.num_workers = num_workers;
   records.worker_kind = WorkerKind::kUnknown;
-  std::vector<RoutePlanner> planners;
-  for (const RouteChoice& choice : options.routes) {
-    planners.emplace_back(choice, num_workers, RoutePlanner::SplitChoice::kByWorkers, KvLayout{});
+  auto planners = make_planners(options, {.num_workers = num_workers, .page_size = records.page_size});
+  if (!planners.ok()) {
+    return planners.error();
   }
-  const Status status = plan_all(options, source, planners, observer, records);
+  const Status status = plan_all(options, source, *planners, observer, records);
   if (!status.ok()) {
     records.error = status.error();
   }
@@ -428,6 +462,9 @@ Result<RunRecords> plan_steps(const RunOptions& options, StepSource& source, std
 
 Result<RunRecords> execute_steps(const RunOptions& options, StepSource& source, RunObserver& observer,
                                  RunRecords records) {
+  if (options.backend == BackendKind::kSim) {
+    return simulate_steps(options, source, observer, std::move(records));
+  }
   return execute_on(options, source, nullptr, observer, std::move(records));
 }
 

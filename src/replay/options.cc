@@ -11,6 +11,7 @@ namespace {
 
 constexpr std::int32_t kMaxWarmupSteps = 1000000;
 constexpr std::int32_t kMaxMlpSize = 1 << 20;
+constexpr std::int32_t kMaxOracleRepeats = 1000;
 
 Error invalid(std::string message, std::string where) {
   return {ErrorCode::kInvalidArgument, std::move(message), std::move(where)};
@@ -55,6 +56,24 @@ Status validate_routes(const std::vector<RouteChoice>& routes) {
   return {};
 }
 
+Status validate_policy(const RunOptions& options) {
+  const auto policies =
+      std::ranges::count_if(options.routes, [](const auto& choice) { return choice.policy.has_value(); });
+  if (policies > 1) {
+    return invalid(fmt::format("{} policies, at most 1 can take part", policies), "policy");
+  }
+  if ((policies > 0 || options.backend == BackendKind::kSim) && !options.profile) {
+    return invalid("is not set; policies and the backend sim need its prices", "profile");
+  }
+  if (options.oracle_repeats < 0 || options.oracle_repeats > kMaxOracleRepeats) {
+    return invalid(fmt::format("{} repeats, must be 0 to {}", options.oracle_repeats, kMaxOracleRepeats), "oracle");
+  }
+  if (options.oracle_repeats > 0 && policies == 0) {
+    return invalid("needs a policy, whose regret it measures", "oracle");
+  }
+  return options.profile ? validate(*options.profile) : Status{};
+}
+
 Status validate_mlp(const MlpProxy& mlp) {
   if (mlp.hidden < 1 || mlp.hidden > kMaxMlpSize) {
     return invalid(fmt::format("hidden is {}, must be 1 to {}", mlp.hidden, kMaxMlpSize), "mlp");
@@ -67,15 +86,22 @@ Status validate_mlp(const MlpProxy& mlp) {
 
 }  // namespace
 
-std::string_view backend_kind_name(BackendKind kind) { return kind == BackendKind::kCuda ? "cuda" : "cpu"; }
+std::string_view backend_kind_name(BackendKind kind) {
+  switch (kind) {
+    case BackendKind::kCpu: return "cpu";
+    case BackendKind::kCuda: return "cuda";
+    case BackendKind::kSim: return "sim";
+  }
+  return "unknown";
+}
 
 Result<BackendKind> parse_backend_kind(std::string_view name) {
-  for (const BackendKind kind : {BackendKind::kCpu, BackendKind::kCuda}) {
+  for (const BackendKind kind : {BackendKind::kCpu, BackendKind::kCuda, BackendKind::kSim}) {
     if (name == backend_kind_name(kind)) {
       return kind;
     }
   }
-  return invalid(fmt::format("unknown backend '{}', must be one of cpu, cuda", name), "backend");
+  return invalid(fmt::format("unknown backend '{}', must be one of cpu, cuda, sim", name), "backend");
 }
 
 Result<VerifyMode> parse_verify_mode(std::string_view name) {
@@ -99,6 +125,7 @@ std::string_view verify_mode_name(VerifyMode mode) {
 Status validate(const RunOptions& options) {
   PKV_RETURN_IF_ERROR(validate(options.shape));
   PKV_RETURN_IF_ERROR(validate_routes(options.routes));
+  PKV_RETURN_IF_ERROR(validate_policy(options));
   if (options.warmup_steps < 0 || options.warmup_steps > kMaxWarmupSteps) {
     return invalid(fmt::format("{} warm-up steps, must be 0 to {}", options.warmup_steps, kMaxWarmupSteps), "warmup");
   }

@@ -9,6 +9,7 @@
 
 #include "persistentkv/cpu.h"
 #include "persistentkv/cuda.h"
+#include "persistentkv/decision.h"
 #include "persistentkv/dtype.h"
 #include "persistentkv/layout.h"
 #include "persistentkv/plan.h"
@@ -18,9 +19,9 @@
 namespace pkv {
 
 /// Which backend a run makes for itself.
-enum class BackendKind : std::uint8_t { kCpu, kCuda };
+enum class BackendKind : std::uint8_t { kCpu, kCuda, kSim };
 
-/// "cpu", "cuda".
+/// "cpu", "cuda", "sim".
 std::string_view backend_kind_name(BackendKind kind);
 /// Errors: kInvalidArgument that lists the names.
 Result<BackendKind> parse_backend_kind(std::string_view name);
@@ -34,6 +35,8 @@ struct RouteChoice {
   std::optional<std::int32_t> kv_heads_per_task = std::nullopt;
   /// kFused is for routes that split rows; on backends with device memory with one KV head a task.
   MergeMode merge = MergeMode::kSeparate;
+  /// Set: the policy chooses the plan of every step, and nothing above counts. At most one of a run.
+  std::optional<PolicyKind> policy = std::nullopt;
 
   friend bool operator==(const RouteChoice&, const RouteChoice&) = default;
 };
@@ -73,6 +76,11 @@ struct RunOptions {
   VerifyMode verify = VerifyMode::kSample;
   std::int32_t sample_stride = 16;
   std::optional<MlpProxy> mlp;
+  /// Of the backend, or for kSim instead of one. Prices every plan; needed by policies and by kSim.
+  std::optional<DeviceProfile> profile;
+  Learning learning = Learning::kOn;
+  /// Above 0, with a policy: every participant runs every step so often, interleaved, and the medians count.
+  std::int32_t oracle_repeats = 0;
   BackendKind backend = BackendKind::kCpu;
   /// Of the backend that is made; the other one's options are not used.
   CpuOptions cpu;

@@ -14,6 +14,7 @@
 #include "persistentkv/decision.h"
 #include "replay/memory.h"
 #include "replay/oracle.h"
+#include "replay/policy_steps.h"
 
 namespace pkv {
 namespace {
@@ -29,52 +30,6 @@ Status without_exceptions(Steps steps) {
 }
 
 }  // namespace
-
-RoutePlanner::RoutePlanner(const RouteChoice& choice, std::int32_t num_workers, SplitChoice split_choice,
-                           const KvLayout& layout)
-    : uses_gpu_rule_(split_choice == SplitChoice::kGpuRule && choice.route == Route::kSplit && !choice.splits),
-      uses_cpu_rule_(split_choice == SplitChoice::kCpuRule && choice.route == Route::kPages && !choice.splits &&
-                     !choice.kv_heads_per_task),
-      layout_(layout) {
-  options_.route = choice.route;
-  options_.splits = choice.splits;
-  options_.kv_heads_per_task = choice.kv_heads_per_task;
-  options_.merge = choice.merge;
-  options_.num_workers = num_workers;
-}
-
-PlanOptions RoutePlanner::options_for(const BatchState& batch, DType kv_dtype) const {
-  if (uses_cpu_rule_) {
-    PlanOptions options = cpu_rule(batch, layout_, kv_dtype, options_.num_workers);
-    options.merge = options_.merge;
-    return options;
-  }
-  if (!uses_gpu_rule_) {
-    return options_;
-  }
-  PlanOptions options = gpu_rule(batch, options_.num_workers);
-  options.kv_heads_per_task = options_.kv_heads_per_task;
-  options.merge = options_.merge;
-  return options;
-}
-
-Result<StepRecord> RoutePlanner::plan(const BatchState& batch, DType kv_dtype, std::int64_t step_idx,
-                                      std::int64_t begin_ns) {
-  auto plan = make_plan(batch, options_for(batch, kv_dtype), std::move(plan_));
-  if (!plan.ok()) {
-    return plan.error();
-  }
-  plan_ = std::move(*plan);
-  StepRecord record;
-  record.plan_ns = now_ns() - begin_ns;
-  record.step_idx = step_idx;
-  record.route = options_.route;
-  record.num_rows = batch.num_rows();
-  record.max_splits = plan_.max_splits();
-  record.counters = plan_.counters();
-  record.useful_kv_bytes = kv_bytes(batch.attended_tokens(), batch.shape(), kv_dtype);
-  return record;
-}
 
 Result<BatchState> make_batch(const StepRows& rows, std::span<const std::int32_t> page_ids, const AttentionShape& shape,
                               std::int32_t page_size, std::int64_t num_pages) {
@@ -112,23 +67,24 @@ void draw_order(std::uint64_t seed, std::int64_t measured_idx, std::span<std::si
   }
 }
 
-Session::Session(const SessionParts& parts, RunRecords& records)
+Session::Session(const SessionParts& parts, std::vector<RoutePlanner> planners, RunRecords& records)
     : parts_(parts),
       records_(records),
+      planners_(std::move(planners)),
       probe_(find_read_probe(parts.backend)),
+      policy_idx_(find_policy(parts.options)),
       tensors_(parts.options, parts.query_block, parts.backend.device_memory()) {
-  for (const RouteChoice& choice : parts.options.routes) {
-    planners_.emplace_back(choice, parts.backend.num_workers(),
-                           parts.backend.device_memory() == nullptr ? RoutePlanner::SplitChoice::kCpuRule
-                                                                    : RoutePlanner::SplitChoice::kGpuRule,
-                           parts.pool.run_view().layout);
+  if (probe_ && bytes_in_cache(parts.backend) > 0) {
+    in_cache_planner_.emplace(RouteChoice{.route = Route::kPages, .splits = std::nullopt},
+                              RoutePlanner::Setting{.num_workers = parts.backend.num_workers(),
+                                                    .split_choice = RoutePlanner::SplitChoice::kCpuRule,
+                                                    .page_size = parts.pool.run_view().layout.page_size,
+                                                    .external = {},
+                                                    .layout = parts.pool.run_view().layout});
   }
   step_records_.resize(planners_.size());
-  if (probe_ && bytes_in_cache(parts.backend) > 0) {
-    in_cache_planner_.emplace(RouteChoice{.route = Route::kPages, .splits = std::nullopt}, parts.backend.num_workers(),
-                              RoutePlanner::SplitChoice::kCpuRule, parts.pool.run_view().layout);
-  }
-  order_.resize(planners_.size() + (probe_ ? 1 : 0) + (in_cache_planner_ ? 1 : 0));
+  order_.resize(planners_.size() + (parts.options.oracle_repeats > 0 ? 1 : 0) + (probe_ ? 1 : 0) +
+                (in_cache_planner_ ? 1 : 0));
   std::iota(order_.begin(), order_.end(), std::size_t{0});
 }
 
@@ -190,19 +146,100 @@ Status Session::warm_up(const StepRows& rows) {
 }
 
 Status Session::measure(const StepRows& rows) {
-  draw_order(parts_.options.data_seed, measured_, order_);
-  PKV_RETURN_IF_ERROR(execute_all(rows));
+  if (parts_.options.oracle_repeats > 0) {
+    PKV_RETURN_IF_ERROR(execute_repeats(rows));
+  } else {
+    draw_order(parts_.options.data_seed, measured_, order_);
+    PKV_RETURN_IF_ERROR(execute_all(rows));
+  }
   keep_step();
+  return {};
+}
+
+Status Session::decide_once(const StepRows& rows) {
+  const PagedKv& kv = parts_.pool.run_view();
+  parts_.rotation.next(rows.kv_indices, shifted_ids_);
+  const std::int64_t begin_ns = now_ns();
+  const auto batch = make_batch(rows, shifted_ids_, parts_.options.shape, kv.layout.page_size, kv.num_pages);
+  if (!batch.ok()) {
+    return batch.error();
+  }
+  auto record = planners_[*policy_idx_].plan(*batch, kv.dtype, rows.step_idx, begin_ns);
+  if (!record.ok()) {
+    return record.error();
+  }
+  decided_ = *record;
+  return {};
+}
+
+Status Session::execute_repeats(const StepRows& rows) {
+  const auto by_wall = [](const StepRecord& a, const StepRecord& b) { return a.wall_ns < b.wall_ns; };
+  const auto repeats = static_cast<std::size_t>(parts_.options.oracle_repeats);
+  std::vector<std::vector<StepRecord>> samples(planners_.size() + 1);  // the last: the policy's twin
+  PKV_RETURN_IF_ERROR(decide_once(rows));
+  for (std::size_t i = 0; i < repeats; ++i) {
+    draw_order(parts_.options.data_seed, measured_ * static_cast<std::int64_t>(repeats) + static_cast<std::int64_t>(i),
+               order_);
+    PKV_RETURN_IF_ERROR(execute_all(rows));
+    for (std::size_t route = 0; route < planners_.size(); ++route) {
+      samples[route].push_back(step_records_[route]);
+    }
+    samples.back().push_back(twin_);
+  }
+  for (std::vector<StepRecord>& sample : samples) {
+    std::nth_element(sample.begin(), sample.begin() + static_cast<std::ptrdiff_t>(repeats / 2), sample.end(), by_wall);
+  }
+  for (std::size_t route = 0; route < planners_.size(); ++route) {
+    step_records_[route] = samples[route][repeats / 2];
+  }
+  twin_ = samples.back()[repeats / 2];
   return {};
 }
 
 Status Session::execute_all(const StepRows& rows) {
   for (const std::size_t participant : order_) {
-    PKV_RETURN_IF_ERROR(participant < planners_.size()    ? execute_route(rows, participant)
-                        : participant == planners_.size() ? execute_probe(rows)
-                                                          : execute_in_cache(rows));
+    PKV_RETURN_IF_ERROR(execute_participant(rows, participant));
   }
   return execute_mlp(rows);
+}
+
+// Routes by index, then the policy's twin (with the oracle), the read probe, the step in the cache.
+Status Session::execute_participant(const StepRows& rows, std::size_t participant) {
+  const bool with_oracle = decided_.has_value();
+  if (with_oracle && (participant == *policy_idx_ || participant == planners_.size())) {
+    const auto record = execute_planned(rows, *policy_idx_);
+    if (!record.ok()) {
+      return record.error();
+    }
+    (participant == planners_.size() ? twin_ : step_records_[participant]) = *record;
+    return {};
+  }
+  if (participant < planners_.size()) {
+    return execute_route(rows, participant);
+  }
+  const std::size_t probe = planners_.size() + (parts_.options.oracle_repeats > 0 ? 1 : 0);
+  if (participant < probe) {
+    return {};  // a warm-up has no twin
+  }
+  return participant == probe && probe_ ? execute_probe(rows) : execute_in_cache(rows);
+}
+
+Result<StepRecord> Session::execute_planned(const StepRows& rows, std::size_t route_idx) {
+  const auto batch = shifted_batch(rows);
+  if (!batch.ok()) {
+    return batch.error();
+  }
+  const Plan& plan = planners_[route_idx].current();
+  const std::int64_t begin_ns = now_ns();
+  PKV_RETURN_IF_ERROR(parts_.backend.reserve(plan));
+  const Result<RunTimes> times = parts_.backend.run(plan, run_args(*batch));
+  if (!times.ok()) {
+    return times.error();
+  }
+  StepRecord record = *decided_;
+  record.wall_ns = record.plan_ns + now_ns() - begin_ns;
+  record.run = *times;
+  return record;
 }
 
 Status Session::execute_route(const StepRows& rows, std::size_t route_idx) {
@@ -283,6 +320,13 @@ Status Session::execute_mlp(const StepRows& rows) {
 }
 
 void Session::keep_step() {
+  if (policy_idx_) {
+    const StepRecord& policy = step_records_[*policy_idx_];
+    records_.policy->steps.push_back(decided_ ? with_regret(step_records_, *policy_idx_, twin_.wall_ns)
+                                              : without_regret(policy));
+    planners_[*policy_idx_].observe(policy.run);
+    decided_.reset();
+  }
   for (std::size_t i = 0; i < planners_.size(); ++i) {
     records_.routes[i].steps.push_back(step_records_[i]);
   }

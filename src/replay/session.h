@@ -15,39 +15,12 @@
 #include "replay/options.h"
 #include "replay/random_data.h"
 #include "replay/read_probe.h"
+#include "replay/route_planner.h"
 #include "replay/step_source.h"
 #include "replay/step_tensors.h"
 #include "report/records.h"
 
 namespace pkv {
-
-/// One route's plans, step after step; the memory of the last plan is recycled.
-class RoutePlanner {
- public:
-  /// What `split` does when the user gives no splits.
-  enum class SplitChoice : std::uint8_t {
-    kByWorkers,  // as make_plan: a few tasks a worker
-    kGpuRule,    // gpu_rule: the plan that a GPU is meant to run
-    kCpuRule,    // `pages` follows cpu_rule, where the user gives neither splits nor heads a task
-  };
-
-  /// `layout` is that of K and V.
-  RoutePlanner(const RouteChoice& choice, std::int32_t num_workers, SplitChoice split_choice, const KvLayout& layout);
-
-  /// Plans a step and fills in step, route, rows, counters, bytes and plan_ns. `begin_ns` is when
-  /// validation of the batch began.
-  Result<StepRecord> plan(const BatchState& batch, DType kv_dtype, std::int64_t step_idx, std::int64_t begin_ns);
-  [[nodiscard]] const Plan& current() const { return plan_; }
-
- private:
-  [[nodiscard]] PlanOptions options_for(const BatchState& batch, DType kv_dtype) const;
-
-  PlanOptions options_;
-  bool uses_gpu_rule_ = false;
-  bool uses_cpu_rule_ = false;
-  KvLayout layout_;
-  Plan plan_;
-};
 
 /// A batch over a step's rows with the given page ids. Errors: as BatchState::make.
 Result<BatchState> make_batch(const StepRows& rows, std::span<const std::int32_t> page_ids, const AttentionShape& shape,
@@ -77,7 +50,8 @@ struct SessionParts {
 
 class Session {
  public:
-  Session(const SessionParts& parts, RunRecords& records);
+  /// `planners`: one a route of the options.
+  Session(const SessionParts& parts, std::vector<RoutePlanner> planners, RunRecords& records);
 
   /// Runs the source to its end. On an error or cancellation the records hold the complete steps.
   Status run(StepSource& source);
@@ -89,7 +63,14 @@ class Session {
   Status measure(const StepRows& rows);
   /// Every participant once, in the order of order_.
   Status execute_all(const StepRows& rows);
+  /// Every participant oracle_repeats times, each time in another order; the medians are kept.
+  Status execute_repeats(const StepRows& rows);
+  /// Plans the policy's step once; its repeats run that plan and are charged that time.
+  Status decide_once(const StepRows& rows);
   Status execute_route(const StepRows& rows, std::size_t route_idx);
+  /// The current plan of a route under the next shift of page ids; planning was charged elsewhere.
+  Result<StepRecord> execute_planned(const StepRows& rows, std::size_t route_idx);
+  Status execute_participant(const StepRows& rows, std::size_t participant);
   Status execute_probe(const StepRows& rows);
   Status execute_in_cache(const StepRows& rows);
   Status execute_mlp(const StepRows& rows);
@@ -109,6 +90,7 @@ class Session {
   RunRecords& records_;
   std::vector<RoutePlanner> planners_;
   ReadProbe probe_;  // empty: the backend has none
+  std::optional<std::size_t> policy_idx_;
   std::optional<std::int64_t> total_steps_;
   std::int64_t measured_ = 0;
 
@@ -116,9 +98,12 @@ class Session {
   std::vector<std::int32_t> shifted_ids_;
   /// Plans of the steps whose K and V stay in the cache, as cpu_rule makes them; not set where there are none.
   std::optional<RoutePlanner> in_cache_planner_;
-  std::vector<std::size_t> order_;  // routes by index, then the read probe, then the step in the cache
+  /// Routes by index, the policy's twin with the oracle, the read probe, the step in the cache.
+  std::vector<std::size_t> order_;
   // The step in progress; moved into the records only when every participant has finished it.
   std::vector<StepRecord> step_records_;
+  std::optional<StepRecord> decided_;  // with the oracle: the policy's step as it was planned
+  StepRecord twin_;                    // with the oracle: the policy's plan once more
   ReadSample step_probe_;
   ReadSample step_in_cache_;
   std::int64_t step_mlp_ns_ = 0;

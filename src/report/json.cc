@@ -65,6 +65,37 @@ Json route_object(const RouteSummary& route) {
   return json;
 }
 
+Json policy_object(const PolicySummary& policy) {
+  Json choices = Json::object();
+  for (const auto& [route, steps] : policy.choices) {
+    choices[route] = steps;
+  }
+  return {{"name", policy.name},
+          {"profile", policy.profile},
+          {"learns", policy.learns},
+          {"regret_mean", nullable(policy.regret_mean)},
+          {"regret_p95", nullable(policy.regret_p95)},
+          {"regret_max", nullable(policy.regret_max)},
+          {"noise_mean", nullable(policy.noise_mean)},
+          {"noise_p95", nullable(policy.noise_p95)},
+          {"oracle_repeats", policy.oracle_repeats},
+          {"prediction_error_p50", nullable(policy.prediction_error_p50)},
+          {"prediction_error_p90", nullable(policy.prediction_error_p90)},
+          {"prediction_bias", nullable(policy.prediction_bias)},
+          {"over_best_route", nullable(policy.over_best_route)},
+          {"best_route", policy.best_route.empty() ? Json(nullptr) : Json(policy.best_route)},
+          {"choices", std::move(choices)}};
+}
+
+Json mode_name(RunMode mode) {
+  switch (mode) {
+    case RunMode::kExecuted: return "executed";
+    case RunMode::kPlanOnly: return "plan_only";
+    case RunMode::kSimulated: return "simulated";
+  }
+  return nullptr;
+}
+
 Json run_object(const RunSummary& summary) {
   Json routes = Json::array();
   for (const RouteSummary& route : summary.routes) {
@@ -81,7 +112,8 @@ Json run_object(const RunSummary& summary) {
   json["mlp_ms_p50"] = nullable(summary.mlp_ms_p50);
   json["baseline"] = summary.baseline;
   json["best"] = summary.best_idx ? Json(summary.routes[*summary.best_idx].name) : Json(nullptr);
-  json["mode"] = summary.mode == RunMode::kPlanOnly ? "plan_only" : "executed";
+  json["policy"] = summary.policy ? policy_object(*summary.policy) : Json(nullptr);
+  json["mode"] = mode_name(summary.mode);
   json["num_workers_or_sms"] = summary.num_workers;
   json["worker_kind"] = worker_kind_name(summary.worker_kind);
   json["backend"] = summary.backend;

@@ -16,8 +16,9 @@
 
 namespace pkv {
 
-/// Whether the steps were executed, or only planned (then nothing but plan times and counters is known).
-enum class RunMode : std::uint8_t { kExecuted, kPlanOnly };
+/// Whether the steps were executed, only planned (then nothing but plan times and counters is known), or priced
+/// on a profile (then all times are predictions).
+enum class RunMode : std::uint8_t { kExecuted, kPlanOnly, kSimulated };
 
 /// What a plan's num_workers are.
 enum class WorkerKind : std::uint8_t {
@@ -67,6 +68,33 @@ struct Mismatch {
   double limit = 0.0;
 };
 
+/// One step of a policy.
+struct PolicyStep {
+  Route route = Route::kRow;
+  std::int32_t max_splits = 1;
+  /// Of the device, before and after.
+  double predicted_ns = 0.0;
+  double measured_ns = 0.0;
+  /// Wall time over that of the best participant, less 1; with the oracle only.
+  std::optional<double> regret;
+  /// The same plan measured twice: the slower over the faster, less 1.
+  std::optional<double> noise;
+  /// The participant that was fastest.
+  std::optional<std::size_t> best_idx;
+};
+
+/// A policy among the participants.
+struct PolicyRecords {
+  /// Its index in RunRecords::routes.
+  std::size_t route_idx = 0;
+  /// The profile that its prices come from.
+  std::string profile;
+  bool learns = false;
+  /// Repeats of every participant a step; 0: no regret was measured.
+  std::int32_t oracle_repeats = 0;
+  std::vector<PolicyStep> steps;
+};
+
 /// Everything measured by `pkv replay` or `pkv run`.
 struct RunRecords {
   /// "paper:bimodal", a path, or the lengths of a single step.
@@ -96,6 +124,7 @@ struct RunRecords {
   std::size_t baseline_idx = 0;
   /// One element a measured step; empty in plan-only mode.
   std::vector<ReadSample> probe;
+  std::optional<PolicyRecords> policy;
   /// The step with K and V in the cache of every worker: useful bytes and time of the kernels without memory. One
   /// element a measured step; empty where the backend has no such measurement.
   std::vector<ReadSample> in_cache;

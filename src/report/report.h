@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "report/records.h"
@@ -49,6 +50,29 @@ struct RouteSummary {
   std::optional<double> layer_tokens_per_s, layer_ratio;
 };
 
+/// A policy's steps. Errors of prices and regrets are fractions.
+struct PolicySummary {
+  /// "auto", "paper".
+  std::string name;
+  std::string profile;
+  bool learns = false;
+  std::int32_t oracle_repeats = 0;
+  /// Against the fastest participant of each step by the wall clock, planning and deciding included; not set
+  /// without the oracle.
+  std::optional<double> regret_mean, regret_p95, regret_max;
+  /// The same plan against itself in the same run: regrets below it are noise.
+  std::optional<double> noise_mean, noise_p95;
+  /// |predicted - measured| / measured of device times; not set where nothing was executed.
+  std::optional<double> prediction_error_p50, prediction_error_p90;
+  /// Mean of (predicted - measured) / measured: the sign of the errors.
+  std::optional<double> prediction_bias;
+  /// Wall time over that of the best single route, less 1; not set without another route.
+  std::optional<double> over_best_route;
+  std::string best_route;
+  /// Steps by chosen route, most first.
+  std::vector<std::pair<std::string, std::int64_t>> choices;
+};
+
 struct RunSummary {
   std::string trace;
   std::optional<std::uint64_t> seed;
@@ -63,6 +87,7 @@ struct RunSummary {
   /// Useful K,V bytes / device time of the steps whose K and V stay in the cache, all workers together.
   std::optional<double> in_cache_gb_per_s;
   std::optional<double> mlp_ms_p50;
+  std::optional<PolicySummary> policy;
   std::string backend;
   std::int32_t num_workers = 1;
   WorkerKind worker_kind = WorkerKind::kThread;

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 
 #include "report/report.h"
@@ -127,9 +128,9 @@ RouteSummary summarize_route(const RouteRecords& route, const RunRecords& record
   const auto plan = [](const StepRecord& step) { return step.plan_ns; };
   summary.plan_us_p50 = time_quantile(route.steps, 0.50, kNsPerUs, plan);
   summary.plan_us_p99 = time_quantile(route.steps, 0.99, kNsPerUs, plan);
-  if (records.mode == RunMode::kExecuted) {
+  if (records.mode != RunMode::kPlanOnly) {
     fill_times(summary, route.steps);
-    if (records.worker_kind == WorkerKind::kThread) {
+    if (records.worker_kind == WorkerKind::kThread || records.mode == RunMode::kSimulated) {
       fill_time_parts(summary, route.steps);
     }
     fill_throughput(summary, totals);
@@ -172,6 +173,75 @@ std::optional<std::size_t> fastest(const std::vector<RouteSummary>& routes) {
     }
   }
   return best;
+}
+
+void fill_regret(PolicySummary& summary, const std::vector<PolicyStep>& steps) {
+  std::vector<double> regrets;
+  std::vector<double> noises;
+  for (const PolicyStep& step : steps) {
+    if (step.regret) {
+      regrets.push_back(*step.regret);
+    }
+    if (step.noise) {
+      noises.push_back(*step.noise);
+    }
+  }
+  summary.regret_mean = mean(regrets);
+  summary.regret_p95 = quantile(regrets, 0.95);
+  summary.regret_max = quantile(regrets, 1.0);
+  summary.noise_mean = mean(noises);
+  summary.noise_p95 = quantile(noises, 0.95);
+}
+
+void fill_prediction(PolicySummary& summary, const std::vector<PolicyStep>& steps) {
+  std::vector<double> errors;
+  std::vector<double> signed_errors;
+  for (const PolicyStep& step : steps) {
+    if (step.measured_ns > 0.0 && step.predicted_ns > 0.0) {
+      signed_errors.push_back(step.predicted_ns / step.measured_ns - 1.0);
+      errors.push_back(std::abs(signed_errors.back()));
+    }
+  }
+  summary.prediction_error_p50 = quantile(errors, 0.5);
+  summary.prediction_error_p90 = quantile(errors, 0.9);
+  summary.prediction_bias = mean(signed_errors);
+}
+
+void fill_choices(PolicySummary& summary, const std::vector<PolicyStep>& steps) {
+  for (const PolicyStep& step : steps) {
+    const std::string name(route_name(step.route));
+    const auto found = std::ranges::find(summary.choices, name, &std::pair<std::string, std::int64_t>::first);
+    if (found == summary.choices.end()) {
+      summary.choices.emplace_back(name, 1);
+    } else {
+      ++found->second;
+    }
+  }
+  std::ranges::stable_sort(summary.choices, [](const auto& a, const auto& b) { return a.second > b.second; });
+}
+
+PolicySummary summarize_policy(const PolicyRecords& records, RunMode mode, const std::vector<RouteSummary>& routes) {
+  PolicySummary summary;
+  summary.name = routes[records.route_idx].name;
+  summary.profile = records.profile;
+  summary.learns = records.learns;
+  summary.oracle_repeats = records.oracle_repeats;
+  fill_regret(summary, records.steps);
+  fill_choices(summary, records.steps);
+  if (mode == RunMode::kExecuted) {
+    fill_prediction(summary, records.steps);
+  }
+  std::optional<double> best;
+  for (std::size_t i = 0; i < routes.size(); ++i) {
+    if (i != records.route_idx && routes[i].tokens_per_s_wall > best) {
+      best = routes[i].tokens_per_s_wall;
+      summary.best_route = routes[i].name;
+    }
+  }
+  if (const auto over = ratio(best, routes[records.route_idx].tokens_per_s_wall)) {
+    summary.over_best_route = *over - 1.0;
+  }
+  return summary;
 }
 
 std::string shape_text(const AttentionShape& shape) {
@@ -225,6 +295,9 @@ RunSummary summarize(const RunRecords& records) {
     fill_comparisons(summary, records.baseline_idx);
   }
   summary.best_idx = fastest(summary.routes);
+  if (records.policy) {
+    summary.policy = summarize_policy(*records.policy, records.mode, summary.routes);
+  }
   return summary;
 }
 

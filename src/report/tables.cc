@@ -38,6 +38,9 @@ std::string head_lines(const RunSummary& summary, TextStyle style) {
   if (summary.mode == RunMode::kPlanOnly) {
     return out + fmt::format("planned for {} SMs or workers, nothing executed\n", summary.num_workers);
   }
+  if (summary.mode == RunMode::kSimulated) {
+    return out + fmt::format("{}: predicted, nothing executed\n", summary.backend);
+  }
   out += fmt::format("{}; {:.2f} GiB of K,V and weights", summary.backend,
                      static_cast<double>(summary.memory_bytes) / kGib);
   if (summary.probe_gb_per_s) {
@@ -62,6 +65,41 @@ std::string tail_lines(const RunSummary& summary, TextStyle style) {
   }
   if (!summary.error.empty()) {
     out += coloured("failed: " + summary.error, CellTone::kBad, style) + "\n";
+  }
+  return out;
+}
+
+std::string percent(const std::optional<double>& fraction) {
+  return fraction ? fmt::format("{:.2f}%", *fraction * 100.0) : std::string("-");
+}
+
+std::string policy_lines(const RunSummary& summary) {
+  if (!summary.policy) {
+    return {};
+  }
+  const PolicySummary& policy = *summary.policy;
+  std::string chosen;
+  for (const auto& [route, steps] : policy.choices) {
+    chosen += fmt::format("{}{} {}", chosen.empty() ? "" : ", ", route, steps);
+  }
+  std::string out = fmt::format("\npolicy {} by profile {}{}: steps by choice: {}\n", policy.name, policy.profile,
+                                policy.learns ? ", learning" : "", chosen);
+  if (policy.prediction_error_p50) {
+    out += fmt::format("  predicted against measured device time: median error {}, 90% within {}, bias {}\n",
+                       percent(policy.prediction_error_p50), percent(policy.prediction_error_p90),
+                       percent(policy.prediction_bias));
+  }
+  if (policy.regret_mean) {
+    out += fmt::format("  regret against the best of each step ({} repeats): mean {}, 95% {}, worst {}",
+                       policy.oracle_repeats, percent(policy.regret_mean), percent(policy.regret_p95),
+                       percent(policy.regret_max));
+    out += policy.noise_mean ? fmt::format("; the plan against itself: mean {}, 95% {}\n", percent(policy.noise_mean),
+                                           percent(policy.noise_p95))
+                             : "\n";
+  }
+  if (policy.over_best_route) {
+    out += fmt::format("  against the best single route ({}): {:+.2f}% wall time\n", policy.best_route,
+                       *policy.over_best_route * 100.0);
   }
   return out;
 }
@@ -140,10 +178,10 @@ std::string winners_text(std::span<const SuiteEntry> entries) {
 
 std::string run_table(const RunSummary& summary, TextStyle style) {
   std::string out = head_lines(summary, style) + "\n";
-  if (summary.mode == RunMode::kExecuted) {
+  if (summary.mode != RunMode::kPlanOnly) {
     out += speed_table(summary, style) + "\n";
   }
-  return out + counter_table(summary, style) + tail_lines(summary, style);
+  return out + counter_table(summary, style) + policy_lines(summary) + tail_lines(summary, style);
 }
 
 std::string suite_table(std::span<const SuiteEntry> entries, TextStyle style) {

@@ -30,6 +30,8 @@ constexpr const char* kExamples =
     "  pkv verify --cases 1000 --seed 7           random cases against the float64 oracle\n"
     "  pkv trace paper:zipf                       what a trace looks like\n"
     "  pkv doctor                                 this machine, as pkv sees it\n"
+    "  pkv calibrate                              its profile, for --policy auto\n"
+    "  pkv explain --lens 48000,6000,6000         why the policy chooses what it does\n"
     "\n"
     "Exit codes: 0 done, 1 verification failed, 2 bad input, 130 interrupted (what was measured is printed).";
 
@@ -55,7 +57,8 @@ class Application {
     app_.set_version_flag("--version", "pkv " PKV_VERSION);
     app_.require_subcommand(0, 1);
     app_.allow_extras();
-    commands_ = {add_tour(app_), add_replay(app_), add_run(app_), add_verify(app_), add_trace(app_), add_doctor(app_)};
+    commands_ = {add_tour(app_),  add_replay(app_), add_run(app_),       add_verify(app_),
+                 add_trace(app_), add_doctor(app_), add_calibrate(app_), add_explain(app_)};
     for (const Command& command : commands_) command.app->allow_extras();
   }
 

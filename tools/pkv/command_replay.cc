@@ -21,6 +21,8 @@ constexpr const char* kExamples =
     "  pkv replay --trace requests.csv --requests 500 --max-active 16 --json result.json\n"
     "  pkv replay --trace paper:uniform --mlp 4096,14336\n"
     "  pkv replay --trace paper:zipf --backend cuda --routes all,flashinfer-tensor\n"
+    "  pkv replay --trace paper:bimodal --policy auto --oracle\n"
+    "  pkv replay --trace paper:bimodal --backend sim:rtx3060 --routes workqueue,flashinfer-core --policy auto\n"
     "  pkv replay --trace paper:bimodal --plan-only --sms 28 --json -";
 
 struct Arguments {
@@ -89,6 +91,7 @@ Command add_replay(CLI::App& parent) {
   add_kv_options(options, arguments->run.kv);
   add_route_options(options, arguments->run.routes);
   add_measure_options(options, arguments->run.measure);
+  add_policy_options(options, arguments->run.policy);
   add_backend_options(options, arguments->run.backend);
   add_worker_options(options, arguments->run.workers);
   options.words({"--json", "Write the result as JSON; - is standard output, without the table", ""}, "FILE|-",

@@ -66,6 +66,7 @@ Command add_run(CLI::App& parent) {
   add_kv_options(options, arguments->run.kv);
   add_route_options(options, arguments->run.routes);
   add_measure_options(options, arguments->run.measure);
+  add_policy_options(options, arguments->run.policy);
   add_backend_options(options, arguments->run.backend);
   add_worker_options(options, arguments->run.workers);
   options.words({"--json", "Write the result as JSON; - is standard output, without the table", ""}, "FILE|-",

@@ -42,6 +42,7 @@ VerifyOptions resolve_verify(const Arguments& arguments) {
   options.seed = static_cast<std::uint64_t>(arguments.seed.value_or(1));
   options.only_case = arguments.only_case;
   check_backend(arguments.backend, arguments.workers);
+  if (is_sim(arguments.backend)) fail("--backend", "sim:PROFILE computes nothing that could be verified");
   options.fused_merges = is_cuda(arguments.backend) ? FusedMerges::kOneHead : FusedMerges::kAnyHeads;
   return options;
 }

@@ -9,6 +9,7 @@
 #include <limits>
 
 #include "exec/cpu/topology.h"
+#include "machine_profile.h"
 
 namespace pkv::cli {
 namespace {
@@ -20,6 +21,18 @@ constexpr std::int64_t kMaxSplits = 1 << 20;
 constexpr std::int64_t kMaxWarmup = 1000000;
 constexpr std::int64_t kMaxMlpSize = 1 << 20;
 constexpr std::int64_t kMaxDevice = 1023;
+constexpr std::int32_t kOracleRepeats = 7;
+constexpr std::int64_t kMaxOracleRepeats = 1000;
+
+Result<BackendChoice> parse_backend(std::string_view name) {
+  constexpr std::string_view kSim = "sim:";
+  if (name.starts_with(kSim) && name.size() > kSim.size()) {
+    return BackendChoice{.kind = BackendKind::kSim, .profile = std::string(name.substr(kSim.size()))};
+  }
+  const auto kind = parse_backend_kind(name);
+  if (!kind.ok() || *kind == BackendKind::kSim) return Error{};
+  return BackendChoice{.kind = *kind};
+}
 
 Result<KvPacking> parse_packing(std::string_view name) {
   if (name == "separate") return KvPacking::kSeparate;
@@ -31,6 +44,10 @@ Result<WaitMode> parse_wait(std::string_view name) {
   if (name == "spin") return WaitMode::kSpin;
   if (name == "sleep") return WaitMode::kSleep;
   return Error{};
+}
+
+BackendKind kind_of(const BackendArguments& backend) {
+  return backend.backend ? backend.backend->kind : BackendKind::kCpu;
 }
 
 std::int32_t to_int32(std::optional<std::int64_t> value, std::int32_t fallback) {
@@ -183,12 +200,20 @@ AttentionShape resolve_shape(const ShapeArguments& arguments) {
 }
 
 // Nothing is executed, so nothing that only execution would use may be given.
-void refuse_execution_options(const RunArguments& arguments) {
+void refuse_execution_options(const RunArguments& arguments, std::string_view reason) {
+  refuse(arguments.shape.softmax_scale, "--softmax-scale", reason);
+  refuse(arguments.shape.soft_cap, "--soft-cap", reason);
+  refuse(arguments.shape.sinks, "--sinks", reason);
+  refuse(arguments.kv.query_dtype, "--query-dtype", reason);
+  refuse(arguments.measure.verify, "--verify", reason);
+  refuse(arguments.measure.mlp, "--mlp", reason);
+  refuse(arguments.measure.warmup, "--warmup", reason);
+  refuse(arguments.measure.memory_limit, "--memory-limit", reason);
+}
+
+void refuse_plan_only_options(const RunArguments& arguments) {
   constexpr std::string_view kReason = "has no effect with --plan-only, which executes nothing";
-  refuse(arguments.shape.softmax_scale, "--softmax-scale", kReason);
-  refuse(arguments.shape.soft_cap, "--soft-cap", kReason);
-  refuse(arguments.shape.sinks, "--sinks", kReason);
-  refuse(arguments.kv.query_dtype, "--query-dtype", kReason);
+  refuse_execution_options(arguments, kReason);
   refuse(arguments.kv.layout, "--layout", kReason);
   refuse(arguments.kv.packing, "--packing", kReason);
   refuse(arguments.backend.backend, "--backend", kReason);
@@ -196,11 +221,45 @@ void refuse_execution_options(const RunArguments& arguments) {
   refuse(arguments.workers.pin, "--pin/--no-pin", kReason);
   refuse(arguments.workers.wait, "--wait", kReason);
   refuse(arguments.workers.isa, "--isa", kReason);
-  refuse(arguments.measure.verify, "--verify", kReason);
-  refuse(arguments.measure.mlp, "--mlp", kReason);
-  refuse(arguments.measure.warmup, "--warmup", kReason);
-  refuse(arguments.measure.memory_limit, "--memory-limit", kReason);
   refuse(arguments.routes.baseline, "--baseline", kReason);
+  refuse(arguments.policy.policy, "--policy", "has no effect with --plan-only; take --backend sim:PROFILE for prices");
+}
+
+// An option of the policy without one would have no effect.
+void check_policy(const RunArguments& arguments) {
+  const PolicyArguments& policy = arguments.policy;
+  if (is_sim(arguments.backend)) {
+    refuse(policy.profile, "--profile", "cannot be combined with --backend sim:PROFILE, whose profile it is");
+    refuse(policy.learn, "--learn/--no-learn", "has no effect with --backend sim: nothing is measured");
+  }
+  if (!policy.policy) {
+    constexpr std::string_view kReason = "needs --policy";
+    refuse(policy.profile, "--profile", kReason);
+    refuse(policy.oracle, "--oracle", kReason);
+    refuse(policy.learn, "--learn/--no-learn", kReason);
+  }
+  if (!policy.oracle.value_or(false)) refuse(policy.oracle_repeats, "--oracle-repeats", "needs --oracle");
+  if (policy.policy && is_cuda(arguments.backend) && !policy.profile) {
+    fail("--profile", "is missing; on a GPU the policy needs h100, h200 or a file");
+  }
+}
+
+// The policy takes part after all routes.
+void resolve_policy(const RunArguments& arguments, RunOptions& options) {
+  const PolicyArguments& policy = arguments.policy;
+  if (is_sim(arguments.backend)) {
+    options.profile = load_profile("--backend sim", arguments.backend.backend->profile);
+    options.learning = Learning::kOff;
+  }
+  if (!policy.policy) return;
+  if (policy.profile) {
+    options.profile = load_profile("--profile", *policy.profile);
+  } else if (!options.profile) {
+    options.profile = machine_profile(arguments.workers);
+  }
+  if (!policy.learn.value_or(true)) options.learning = Learning::kOff;
+  if (policy.oracle.value_or(false)) options.oracle_repeats = to_int32(policy.oracle_repeats, kOracleRepeats);
+  options.routes.push_back({.route = Route::kRow, .splits = std::nullopt, .policy = policy.policy});
 }
 
 void check_combinations(const RunArguments& arguments) {
@@ -208,9 +267,15 @@ void check_combinations(const RunArguments& arguments) {
   if (!measure.plan_only.value_or(false)) {
     refuse(measure.sms, "--sms", "needs --plan-only: executed plans are made for the workers or SMs of this machine");
     check_backend(arguments.backend, arguments.workers);
+    check_policy(arguments);
+    if (is_sim(arguments.backend)) {
+      refuse_execution_options(arguments, "has no effect with --backend sim:PROFILE, which executes nothing");
+      return;
+    }
     return;
   }
-  refuse_execution_options(arguments);
+  refuse_plan_only_options(arguments);
+  check_policy(arguments);
   if (measure.sms && arguments.workers.threads)
     fail("--threads", "cannot be combined with --sms: both set the workers to plan for");
 }
@@ -246,8 +311,9 @@ void add_kv_options(Options& options, KvArguments& kv) {
 }
 
 void add_backend_options(Options& options, BackendArguments& backend) {
-  options.choice<BackendKind>({"--backend", "Where plans run", "cpu"}, backend.backend, {"cpu", "cuda"},
-                              parse_backend_kind);
+  options.choice<BackendChoice>(
+      {"--backend", "Where plans run; sim:PROFILE only predicts, on a profile of --profile", "cpu"}, backend.backend,
+      {"cpu", "cuda", "sim:PROFILE"}, parse_backend);
   options.integer({"--device", "With --backend cuda: the GPU, as CUDA counts them", "0"}, backend.device,
                   {.min = 0, .max = kMaxDevice});
 }
@@ -289,6 +355,19 @@ void add_measure_options(Options& options, MeasureArguments& measure) {
                   {.min = 1, .max = kMaxSms});
 }
 
+void add_policy_options(Options& options, PolicyArguments& policy) {
+  options.choice<PolicyKind>({"--policy", "One more participant that chooses each step's plan", ""}, policy.policy,
+                             {"auto", "paper"}, parse_policy_kind);
+  options.words(
+      {"--profile", "Its prices: cpu, cpu96, h100, h200, rtx3060, or a file", "what pkv calibrate stored, or else cpu"},
+      "NAME|FILE", policy.profile);
+  options.flag({"--learn,!--no-learn", "Let its prices follow what steps took (the default), or not", ""},
+               policy.learn);
+  options.flag({"--oracle", "Repeat every step by all participants and report the policy's regret", ""}, policy.oracle);
+  options.integer({"--oracle-repeats", "With --oracle: repeats of a step", fmt::format("{}", kOracleRepeats)},
+                  policy.oracle_repeats, {.min = 5, .max = kMaxOracleRepeats});
+}
+
 std::vector<Route> parse_routes(std::string_view option, std::string_view text) {
   std::vector<Route> routes;
   const auto add = [&](Route route) {
@@ -318,7 +397,8 @@ CpuOptions resolve_workers(const WorkerArguments& arguments) {
   return cpu;
 }
 
-bool is_cuda(const BackendArguments& backend) { return backend.backend == BackendKind::kCuda; }
+bool is_cuda(const BackendArguments& backend) { return kind_of(backend) == BackendKind::kCuda; }
+bool is_sim(const BackendArguments& backend) { return kind_of(backend) == BackendKind::kSim; }
 
 CudaOptions resolve_cuda(const BackendArguments& backend) {
   CudaOptions cuda;
@@ -329,18 +409,23 @@ CudaOptions resolve_cuda(const BackendArguments& backend) {
 void check_backend(const BackendArguments& backend, const WorkerArguments& workers) {
   if (!is_cuda(backend)) {
     refuse(backend.device, "--device", "needs --backend cuda: it chooses a GPU");
-    return;
+    if (!is_sim(backend)) return;
   }
-  constexpr std::string_view kReason = "is for --backend cpu: on a GPU its SMs are the workers";
-  refuse(workers.threads, "--threads", kReason);
-  refuse(workers.pin, "--pin/--no-pin", kReason);
-  refuse(workers.wait, "--wait", kReason);
-  refuse(workers.isa, "--isa", kReason);
+  const std::string_view reason = is_sim(backend) ? "is for --backend cpu: a simulated device has its profile's workers"
+                                                  : "is for --backend cpu: on a GPU its SMs are the workers";
+  refuse(workers.threads, "--threads", reason);
+  refuse(workers.pin, "--pin/--no-pin", reason);
+  refuse(workers.wait, "--wait", reason);
+  refuse(workers.isa, "--isa", reason);
 }
 
 std::string backend_text(const BackendArguments& backend) {
   std::string text;
-  if (backend.backend) text += fmt::format(" --backend {}", backend_kind_name(*backend.backend));
+  if (is_sim(backend)) {
+    text += fmt::format(" --backend sim:{}", backend.backend->profile);
+  } else if (backend.backend) {
+    text += fmt::format(" --backend {}", backend_kind_name(backend.backend->kind));
+  }
   if (backend.device) text += fmt::format(" --device {}", *backend.device);
   return text;
 }
@@ -362,7 +447,8 @@ RunOptions resolve(const RunArguments& arguments, std::uint64_t data_seed) {
   options.warmup_steps = to_int32(arguments.measure.warmup, options.warmup_steps);
   options.verify = arguments.measure.verify.value_or(options.verify);
   options.mlp = resolve_mlp(arguments.measure.mlp);
-  options.backend = arguments.backend.backend.value_or(options.backend);
+  options.backend = kind_of(arguments.backend);
+  resolve_policy(arguments, options);
   options.cpu = resolve_workers(arguments.workers);
   options.cuda = resolve_cuda(arguments.backend);
   options.data_seed = data_seed;

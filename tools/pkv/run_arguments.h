@@ -27,8 +27,14 @@ struct KvArguments {
   std::optional<double> hole_fraction;
 };
 
+struct BackendChoice {
+  BackendKind kind = BackendKind::kCpu;
+  /// Of kSim.
+  std::string profile = {};
+};
+
 struct BackendArguments {
-  std::optional<BackendKind> backend;
+  std::optional<BackendChoice> backend;
   std::optional<std::int64_t> device;
 };
 
@@ -53,6 +59,13 @@ struct MeasureArguments {
   std::optional<std::int64_t> sms;
 };
 
+struct PolicyArguments {
+  std::optional<PolicyKind> policy;
+  std::optional<std::string> profile;
+  std::optional<bool> oracle, learn;
+  std::optional<std::int64_t> oracle_repeats;
+};
+
 struct RunArguments {
   ShapeArguments shape;
   KvArguments kv;
@@ -60,6 +73,7 @@ struct RunArguments {
   WorkerArguments workers;
   RouteArguments routes;
   MeasureArguments measure;
+  PolicyArguments policy;
 };
 
 void add_shape_options(Options& options, ShapeArguments& shape);
@@ -68,6 +82,7 @@ void add_backend_options(Options& options, BackendArguments& backend);
 void add_worker_options(Options& options, WorkerArguments& workers);
 void add_route_options(Options& options, RouteArguments& routes);
 void add_measure_options(Options& options, MeasureArguments& measure);
+void add_policy_options(Options& options, PolicyArguments& policy);
 
 /// Defaults filled in, combinations checked. Fails on arguments that would have no effect.
 RunOptions resolve(const RunArguments& arguments, std::uint64_t data_seed);
@@ -76,6 +91,7 @@ std::optional<std::int32_t> plan_only_workers(const RunArguments& arguments);
 std::int32_t page_size_of(const KvArguments& kv);
 CpuOptions resolve_workers(const WorkerArguments& workers);
 bool is_cuda(const BackendArguments& backend);
+bool is_sim(const BackendArguments& backend);
 CudaOptions resolve_cuda(const BackendArguments& backend);
 /// Fails on options of the one backend that were given with the other.
 void check_backend(const BackendArguments& backend, const WorkerArguments& workers);

@@ -19,9 +19,7 @@ namespace {
 constexpr std::int32_t kMaxGroup = 64;
 constexpr std::int32_t kMinComputeMajor = 8;  // cp.async, bf16 matrices
 
-Error not_loaded() {
-  return {ErrorCode::kInvalidArgument, "load_step() was not called for this plan", "plan"};
-}
+Error not_loaded() { return {ErrorCode::kInvalidArgument, "load_step() was not called for this plan", "plan"}; }
 
 }  // namespace
 
@@ -137,7 +135,8 @@ KernelWidth Backend::width_of(const Plan& plan) const {
 }
 
 bool Backend::is_loaded(const Plan& plan) const {
-  return plan.tasks().data() == loaded_tasks_ && loaded_capacity_.tasks == static_cast<std::int32_t>(plan.tasks().size());
+  return plan.tasks().data() == loaded_tasks_ &&
+         loaded_capacity_.tasks == static_cast<std::int32_t>(plan.tasks().size());
 }
 
 Status Backend::load_step(const Plan& plan, const BatchState& batch) {
@@ -184,8 +183,8 @@ Status Backend::enqueue_launches(const Plan& plan, const RunArgs& args, LayerPar
       PKV_RETURN_IF_ERROR(cuda::launch(kernel, *blocks, &params, decode_entry(), stream_));
     } else {
       params.merges = merges + launch.begin;
-      PKV_RETURN_IF_ERROR(
-          cuda::launch(merge_kernel(plan.max_splits()), merge_blocks(count, plan.shape()), &params, merge_entry(), stream_));
+      PKV_RETURN_IF_ERROR(cuda::launch(merge_kernel(plan.max_splits()), merge_blocks(count, plan.shape()), &params,
+                                       merge_entry(), stream_));
     }
   }
   return {};

@@ -65,9 +65,7 @@ class TaskQueue {
 
   [[nodiscard]] __device__ const DeviceTask& slot(int number) const { return slots_[number & (kSlots - 1)]; }
   /// Of a number that is less than kSlots above the last that is known.
-  [[nodiscard]] __device__ bool is_known(int number) const {
-    return flag_is_raised(flag(number), number / kSlots & 1);
-  }
+  [[nodiscard]] __device__ bool is_known(int number) const { return flag_is_raised(flag(number), number / kSlots & 1); }
 
   /// By one thread, ahead of a barrier of the block.
   __device__ void begin(const DeviceTask& first) {
@@ -184,7 +182,8 @@ struct DecodeConfig {
   // On 10.0 the d 256 kernels have no spills only with it.
   static constexpr bool kExactWeights = kHeads <= 8 || Element<T>::kBits < 10 || (kArch == 1000 && kHeadDim > 128);
   // Fragments of Q take kSteps * kMatrices * 2 registers; beside a large accumulator they stay in memory.
-  static constexpr bool kQueryInRegisters = kHeadDim * kMatrices * kTileMatrices <= 256 && kThreads * kBlocksPerSm <= 384;
+  static constexpr bool kQueryInRegisters =
+      kHeadDim * kMatrices * kTileMatrices <= 256 && kThreads * kBlocksPerSm <= 384;
   static constexpr int kQueryPitch = kRowBytes + 16;  // of a head; the shift avoids bank conflicts
   // The pitch of merged states shifts neighbouring heads by 8 banks.
   static constexpr int kMergePitch = kHeadDim + 4;
@@ -588,7 +587,8 @@ class Decoder {
       for (int t = 0; t < C::kTileMatrices; ++t) {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-          load_matrices(a[t][i], row + t * kMatrixTokens * C::kRowBytes + ((((d + i) * 2 + lane_ / 16) ^ swizzle) << 4));
+          load_matrices(a[t][i],
+                        row + t * kMatrixTokens * C::kRowBytes + ((((d + i) * 2 + lane_ / 16) ^ swizzle) << 4));
         }
       }
 #pragma unroll
@@ -679,7 +679,8 @@ class Decoder {
   }
 
   /// exp(x - m) as the B operand, in two parts whose sum it is, and its sum into l (this lane's tokens).
-  __device__ void weigh(const float (&x)[C::kTileMatrices][C::kMatrices][4], std::uint32_t (&high)[C::kTileMatrices][C::kMatrices][2],
+  __device__ void weigh(const float (&x)[C::kTileMatrices][C::kMatrices][4],
+                        std::uint32_t (&high)[C::kTileMatrices][C::kMatrices][2],
                         std::uint32_t (&low)[C::kTileMatrices][C::kMatrices][2]) {
 #pragma unroll
     for (int t = 0; t < C::kTileMatrices; ++t) {
@@ -704,16 +705,15 @@ class Decoder {
 
   __device__ void accumulate(int sequence, const std::uint32_t (&high)[C::kTileMatrices][C::kMatrices][2],
                              const std::uint32_t (&low)[C::kTileMatrices][C::kMatrices][2]) {
-    const std::uint32_t row =
-        stage_address(sequence) + C::kTileBytes + (lane_ % 8 + lane_ / 16 * 8) * C::kRowBytes;
+    const std::uint32_t row = stage_address(sequence) + C::kTileBytes + (lane_ % 8 + lane_ / 16 * 8) * C::kRowBytes;
 #pragma unroll
     for (int t = 0; t < C::kTileMatrices; ++t) {
       const int swizzle = swizzle_of_lane();
 #pragma unroll
       for (int d = 0; d < C::kSteps; ++d) {
         std::uint32_t a[4];
-        load_matrices_transposed(
-            a, row + t * kMatrixTokens * C::kRowBytes + (((d * 2 + lane_ / 8 % 2) ^ swizzle) << 4));
+        load_matrices_transposed(a,
+                                 row + t * kMatrixTokens * C::kRowBytes + (((d * 2 + lane_ / 8 % 2) ^ swizzle) << 4));
 #pragma unroll
         for (int n = 0; n < C::kMatrices; ++n) {
           E::mma(acc_[n][d], a, high[t][n]);
@@ -894,13 +894,13 @@ class Decoder {
   const std::uint64_t policy_;
   typename C::Queue queue_;  // lane 0 of warp 0
   Ahead ahead_;
-  int produced_ = 0;    // sequence number of the next tile to copy
-  int consumed_ = 0;    // ... and to compute
-  int begin_next_ = 0;      // where the tiles of the next task begin, if they have been asked for
-  int begin_after_ = 0;     // ... and of the one after it (two numbers: an indexed array would leave the registers)
-  int ahead_number_ = 0;    // the task that tiles are asked for
-  int fetched_ = 0;         // the last task whose queries and page ids have been asked for
-  int ready_ = 0;           // ... and have arrived
+  int produced_ = 0;      // sequence number of the next tile to copy
+  int consumed_ = 0;      // ... and to compute
+  int begin_next_ = 0;    // where the tiles of the next task begin, if they have been asked for
+  int begin_after_ = 0;   // ... and of the one after it (two numbers: an indexed array would leave the registers)
+  int ahead_number_ = 0;  // the task that tiles are asked for
+  int fetched_ = 0;       // the last task whose queries and page ids have been asked for
+  int ready_ = 0;         // ... and have arrived
   unsigned fetches_ = 0;
   std::int64_t k_offset_ = 0;
   std::int64_t v_offset_ = 0;

@@ -8,29 +8,29 @@
 // 128 in groups above 16 have none there, and the simple kernel serves them.
 #pragma once
 
-#define PKV_DECODE_D64(X)             \
-  X(kWide, 64, 1, 1, 16, 2, 1, 1)     \
-  X(kHalf, 64, 1, 1, 8, 2, 2, 1)      \
-  X(kQuarter, 64, 1, 1, 2, 2, 5, 2)   \
-  X(kSingle, 64, 1, 1, 1, 1, 12, 2)   \
-  X(kWide, 64, 2, 1, 8, 2, 1, 2)      \
-  X(kHalf, 64, 2, 1, 4, 2, 2, 2)      \
-  X(kSingle, 64, 2, 1, 1, 2, 10, 1)   \
-  X(kWide, 64, 4, 1, 8, 2, 1, 2)      \
+#define PKV_DECODE_D64(X)           \
+  X(kWide, 64, 1, 1, 16, 2, 1, 1)   \
+  X(kHalf, 64, 1, 1, 8, 2, 2, 1)    \
+  X(kQuarter, 64, 1, 1, 2, 2, 5, 2) \
+  X(kSingle, 64, 1, 1, 1, 1, 12, 2) \
+  X(kWide, 64, 2, 1, 8, 2, 1, 2)    \
+  X(kHalf, 64, 2, 1, 4, 2, 2, 2)    \
+  X(kSingle, 64, 2, 1, 1, 2, 10, 1) \
+  X(kWide, 64, 4, 1, 8, 2, 1, 2)    \
   X(kHalf, 64, 4, 1, 4, 2, 2, 2)
-#define PKV_DECODE_D128(X)            \
-  X(kWide, 128, 1, 1, 8, 2, 1, 1)     \
-  X(kHalf, 128, 1, 1, 4, 2, 2, 1)     \
-  X(kQuarter, 128, 1, 1, 2, 2, 4, 1)  \
-  X(kSingle, 128, 1, 1, 1, 2, 8, 1)   \
-  X(kWide, 128, 2, 1, 8, 2, 1, 1)     \
-  X(kHalf, 128, 2, 1, 4, 2, 2, 1)     \
-  X(kWide, 128, 2, 2, 8, 2, 1, 2)     \
+#define PKV_DECODE_D128(X)           \
+  X(kWide, 128, 1, 1, 8, 2, 1, 1)    \
+  X(kHalf, 128, 1, 1, 4, 2, 2, 1)    \
+  X(kQuarter, 128, 1, 1, 2, 2, 4, 1) \
+  X(kSingle, 128, 1, 1, 1, 2, 8, 1)  \
+  X(kWide, 128, 2, 1, 8, 2, 1, 1)    \
+  X(kHalf, 128, 2, 1, 4, 2, 2, 1)    \
+  X(kWide, 128, 2, 2, 8, 2, 1, 2)    \
   X(kHalf, 128, 2, 2, 4, 2, 2, 1)
-#define PKV_DECODE_D256(X)            \
-  X(kWide, 256, 1, 1, 8, 1, 1, 1)     \
-  X(kHalf, 256, 1, 1, 2, 2, 2, 1)     \
-  X(kSingle, 256, 1, 1, 1, 1, 6, 1)   \
-  X(kWide, 256, 1, 2, 8, 1, 1, 2)     \
-  X(kHalf, 256, 1, 2, 4, 2, 2, 1)     \
+#define PKV_DECODE_D256(X)          \
+  X(kWide, 256, 1, 1, 8, 1, 1, 1)   \
+  X(kHalf, 256, 1, 1, 2, 2, 2, 1)   \
+  X(kSingle, 256, 1, 1, 1, 1, 6, 1) \
+  X(kWide, 256, 1, 2, 8, 1, 1, 2)   \
+  X(kHalf, 256, 1, 2, 4, 2, 2, 1)   \
   X(kWide, 256, 1, 4, 8, 2, 1, 2)

@@ -32,7 +32,9 @@ const KernelEntry* find_mma_kernel(ElementType type, std::int32_t head_dim, std:
         (entry.max_head_dim > found->max_head_dim || entry.max_group_size > found->max_group_size)) {
       break;  // the table is in this order: only looser ones follow
     }
-    const auto distance = [&](const KernelEntry& e) { return std::abs(static_cast<int>(e.width) - static_cast<int>(width)); };
+    const auto distance = [&](const KernelEntry& e) {
+      return std::abs(static_cast<int>(e.width) - static_cast<int>(width));
+    };
     found = found == nullptr || distance(entry) < distance(*found) ? &entry : found;
   }
   return found;

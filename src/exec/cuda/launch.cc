@@ -51,7 +51,8 @@ const KernelEntry& choose_kernel(const RunArgs& args, KernelWidth width, const C
   const AttentionShape& shape = args.batch.shape();
   const ElementType type = element_type(args.kv.dtype);
   if (suits_tensor_cores(args)) {
-    const KernelEntry* found = find_mma_kernel(type, shape.head_dim, shape.group_size(), width, device.shared_bytes_per_block);
+    const KernelEntry* found =
+        find_mma_kernel(type, shape.head_dim, shape.group_size(), width, device.shared_bytes_per_block);
     if (found != nullptr) {
       return *found;
     }
@@ -109,18 +110,19 @@ Status launch(const KernelEntry& kernel, std::int64_t blocks, const void* params
 }
 
 Result<std::int32_t> prepare(const KernelEntry& kernel) {
-  PKV_RETURN_IF_ERROR(check(cudaFuncSetAttribute(kernel.function, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                 kernel.shared_bytes),
-                            kernel.name));
+  PKV_RETURN_IF_ERROR(
+      check(cudaFuncSetAttribute(kernel.function, cudaFuncAttributeMaxDynamicSharedMemorySize, kernel.shared_bytes),
+            kernel.name));
   if (kernel.shared_bytes > 0) {
     PKV_RETURN_IF_ERROR(check(cudaFuncSetAttribute(kernel.function, cudaFuncAttributePreferredSharedMemoryCarveout,
                                                    cudaSharedmemCarveoutMaxShared),
                               kernel.name));
   }
   int blocks = 0;
-  PKV_RETURN_IF_ERROR(check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(
-                                &blocks, kernel.function, kernel.threads, static_cast<std::size_t>(kernel.shared_bytes)),
-                            kernel.name));
+  PKV_RETURN_IF_ERROR(
+      check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel.function, kernel.threads,
+                                                          static_cast<std::size_t>(kernel.shared_bytes)),
+            kernel.name));
   return std::max(1, std::min<std::int32_t>(blocks, kernel.blocks_per_sm));
 }
 

@@ -12,7 +12,9 @@ namespace pkv::cuda {
 inline constexpr float kLog2E = 1.4426950408889634F;
 
 /// exp(x - m) where m is a maximum over x; 0 for x = -inf, also when m is -inf.
-__device__ __forceinline__ float weight(float x, float m) { return x == -INFINITY ? 0.0F : exp2_fast((x - m) * kLog2E); }
+__device__ __forceinline__ float weight(float x, float m) {
+  return x == -INFINITY ? 0.0F : exp2_fast((x - m) * kLog2E);
+}
 
 /// Logical page of a token, by a multiplication: with n < 2^31 and page sizes up to 256 the estimate is
 /// never low and at most one too high.
@@ -46,8 +48,8 @@ __device__ __forceinline__ OutputScale output_scale(const LayerParams& p, std::i
 }
 
 /// Four neighbouring elements of an output vector; `d` and head_dim are multiples of 4.
-__device__ __forceinline__ void store_output(const LayerParams& p, std::int32_t row, std::int32_t q_head, std::int32_t d,
-                                             const float4& value) {
+__device__ __forceinline__ void store_output(const LayerParams& p, std::int32_t row, std::int32_t q_head,
+                                             std::int32_t d, const float4& value) {
   const std::int64_t first = row * p.out_row_stride + q_head * p.out_head_stride + d;
   const float elements[4] = {value.x, value.y, value.z, value.w};
   if (p.out_type == ElementType::kF16 && ((first | (reinterpret_cast<std::uintptr_t>(p.out) >> 1)) & 3) == 0) {

@@ -52,10 +52,10 @@ struct LayerParams {
   const void* k = nullptr;
   const void* v = nullptr;
   void* out = nullptr;
-  float* lse = nullptr;          // null: not wanted
-  const float* sinks = nullptr;  // null: none
-  float* partial_ml = nullptr;   // [slot][group_size][2]
-  float* partial_acc = nullptr;  // [slot][group_size][head_dim]
+  float* lse = nullptr;              // null: not wanted
+  const float* sinks = nullptr;      // null: none
+  float* partial_ml = nullptr;       // [slot][group_size][2]
+  float* partial_acc = nullptr;      // [slot][group_size][head_dim]
   std::int32_t num_tasks = 0;        // of this launch; the grid may be smaller
   std::int32_t* queue = nullptr;     // tasks drawn beyond the grid, blocks that have left; 0 between launches
   std::int32_t* finished = nullptr;  // [row][kv head]: splits done so far; null: merges are separate

@@ -153,11 +153,10 @@ __device__ __forceinline__ void raise_flag(std::uint32_t flag) {
 }
 __device__ __forceinline__ bool flag_is_raised(std::uint32_t flag, int parity) {
   std::uint32_t raised;
-  asm volatile(
-      "{ .reg .pred p; mbarrier.test_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
-      : "=r"(raised)
-      : "r"(flag), "r"(parity)
-      : "memory");
+  asm volatile("{ .reg .pred p; mbarrier.test_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+               : "=r"(raised)
+               : "r"(flag), "r"(parity)
+               : "memory");
   return raised != 0;
 }
 

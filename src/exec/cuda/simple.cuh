@@ -106,8 +106,7 @@ __device__ __forceinline__ void simple_finish(const LayerParams& p, const Device
                                               float (*acc)[kMaxElementsPerLane * 32], const float (*ml)[2]) {
   float m = -INFINITY;
   for (int w = 0; w < kSimpleWarps; ++w) m = fmaxf(m, ml[w][0]);
-  const int slot =
-      task.partial_slot < 0 ? -1 : task.partial_slot + (kv_head - task.kv_head_begin) * task.slot_stride;
+  const int slot = task.partial_slot < 0 ? -1 : task.partial_slot + (kv_head - task.kv_head_begin) * task.slot_stride;
   for (int d = static_cast<int>(threadIdx.x) * 4; d < p.head_dim; d += kSimpleThreads * 4) {
     float l = 0.0F;
     float4 sum = make_float4(0.0F, 0.0F, 0.0F, 0.0F);

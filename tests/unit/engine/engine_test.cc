@@ -112,16 +112,16 @@ TEST_F(EngineTest, EveryRoute_GivesTheSameAnswer) {
   }
 }
 
-TEST_F(EngineTest, AllRoutesNamed_AreAllPriced) {
+TEST_F(EngineTest, AllRoutesNamed_GiveManyCandidates) {
   const std::vector<Route> all(std::begin(kAllRoutes), std::end(kAllRoutes));
   Engine engine = Engine::create({.cpu = {.threads = 2}, .routes = all}).value();
-  EXPECT_EQ(engine.decide(batch(), DType::kF16)->candidates.size(), std::size(kAllRoutes));
+  EXPECT_GT(engine.decide(batch(), DType::kF16)->candidates.size(), std::size(kAllRoutes));
 }
 
 TEST_F(EngineTest, RoutesOfOptions_AreTheOnlyCandidates) {
   Engine engine = Engine::create({.cpu = {.threads = 1}, .routes = {Route::kSplit}}).value();
   EXPECT_EQ(engine.decide(batch(), DType::kF16)->plan.route(), Route::kSplit);
-  EXPECT_EQ(engine.profile().num_workers, 1);
+  EXPECT_EQ(engine.profile()->num_workers, 1);
 }
 
 TEST_F(EngineTest, OtherBatchThanPlanned_IsAnError) {
@@ -170,7 +170,7 @@ TEST_F(EngineTest, TensorsThatDoNotFit_AreErrorsThatNameThem) {
 TEST_F(EngineTest, BackendOfTheCaller_RunsTheSameWay) {
   Engine engine = Engine::create(make_cpu_backend({.threads = 2}).value(), {.routes = {Route::kSplit}}).value();
   EXPECT_EQ(engine.backend().num_workers(), 2);
-  EXPECT_EQ(engine.profile().num_workers, 2);
+  EXPECT_EQ(engine.profile()->num_workers, 2);
   const Decision decision = engine.decide(batch(), DType::kF16).value();
   EXPECT_EQ(decision.plan.route(), Route::kSplit);
   ASSERT_TRUE(engine.run(decision, args(0)).ok());
@@ -215,7 +215,9 @@ TEST(Engine, BadOptions_AreErrors) {
   EXPECT_FALSE(Engine::create({.cpu = {.threads = -2}}).ok());
   EXPECT_FALSE(Engine::create({.cpu = {.threads = 1025}}).ok());
   EXPECT_EQ(Engine::create(nullptr, {}).error().where, "backend");
-  EXPECT_EQ(Engine::create({.cpu = {.threads = 1}, .profile = {.launch_ns = -1.0}}).error().where, "profile.launch_ns");
+  DeviceProfile profile = shipped_profile("cpu").value();
+  profile.launch_ns = -1.0;
+  EXPECT_EQ(Engine::create({.cpu = {.threads = 1}, .profile = profile}).error().where, "profile.launch_ns");
 }
 
 }  // namespace

@@ -13,7 +13,8 @@ constexpr std::int64_t kLeastShared = 99 * 1024;  // compute capability 8.6, 8.9
 
 TEST(KernelTable, EveryKernel_IsPricedForTheBlocksThatItIsBuiltFor) {
   for (const KernelEntry& entry : mma_kernels()) {
-    const AttentionShape shape = {.num_q_heads = entry.max_group_size, .num_kv_heads = 1, .head_dim = entry.max_head_dim};
+    const AttentionShape shape = {
+        .num_q_heads = entry.max_group_size, .num_kv_heads = 1, .head_dim = entry.max_head_dim};
     EXPECT_EQ(gpu_kernel_class(shape).at(entry.width).blocks_per_sm, entry.blocks_per_sm) << entry.name;
     EXPECT_LE(entry.shared_bytes, kMostShared) << entry.name;
     EXPECT_LE((entry.shared_bytes + 1024) * entry.blocks_per_sm, kMostShared + 1024) << entry.name;
@@ -23,8 +24,7 @@ TEST(KernelTable, EveryKernel_IsPricedForTheBlocksThatItIsBuiltFor) {
 TEST(KernelTable, EveryPricedWidth_IsAKernel) {
   for (const std::int32_t head_dim : {64, 128, 256}) {
     for (const std::int32_t group : {8, 16, 32}) {
-      const GpuKernelClass& kernels =
-          gpu_kernel_class({.num_q_heads = group, .num_kv_heads = 1, .head_dim = head_dim});
+      const GpuKernelClass& kernels = gpu_kernel_class({.num_q_heads = group, .num_kv_heads = 1, .head_dim = head_dim});
       for (int i = 0; i < kNumKernelWidths; ++i) {
         const auto width = static_cast<KernelWidth>(i);
         if (kernels.at(width).blocks_per_sm > 0) {

@@ -92,8 +92,7 @@ struct Expected {
 // The order of the table is that of the lists, type by type.
 std::vector<Expected> expected_decode_kernels() {
   std::vector<std::string> configs;
-#define PKV_CONFIG(width, d, m, s, w, st, b, t) \
-  configs.push_back(#d ", " #m ", " #s ", " #w ", " #st ", " #b ", " #t);
+#define PKV_CONFIG(width, d, m, s, w, st, b, t) configs.push_back(#d ", " #m ", " #s ", " #w ", " #st ", " #b ", " #t);
   PKV_DECODE_D64(PKV_CONFIG)
   PKV_DECODE_D128(PKV_CONFIG)
   PKV_DECODE_D256(PKV_CONFIG)

@@ -1,0 +1,355 @@
+// The search for the cheapest plan: outlines, bounds, then whole plans.
+// Not here: prices of plans (price.cc), what is learnt from measurements (correction.cc).
+//
+// Cost: an outline is a pass over the rows (about 30 ns at 8 rows), there are 20 to 60 of them; a plan and its
+// price take about 10 ns a task. 8 rows are decided in 10 us for a few workers, in 50 us for the 132 of an H100.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "base/math.h"
+#include "persistentkv/decision.h"
+
+namespace pkv {
+namespace {
+
+constexpr std::int32_t kTileTokens = 32;
+// Eighths of a task a slot that are tried: from few tasks, which leave slots idle but start and merge little, over
+// one wave to many small tasks, which level out.
+constexpr std::int64_t kTasksPerSlot8[] = {1, 2, 4, 8, 16, 24, 32, 48, 64};
+// A step is decided anew when its rows have grown by more.
+constexpr std::int32_t kGrownTokens = 16;
+constexpr std::int32_t kGrownRowPart = 64;
+constexpr std::int64_t kGrownStepPart = 128;
+constexpr double kMovedFactor = 1.05;
+constexpr double kDearerFactor = 1.007;
+// A plan that can be cheaper by less than this is not priced.
+constexpr double kWorthwhile = 0.998;
+// The paper's gates.
+constexpr std::int32_t kPaperGroup = 4;
+constexpr std::int32_t kPaperLongRow = 16384;
+constexpr std::int32_t kPaperLargeBatch = 8;
+constexpr std::int32_t kPaperSplitStep = 4;
+constexpr std::int32_t kPaperMaxSplits = 64;
+
+bool moved(const Correction& from, const Correction& to) {
+  const auto far = [](double a, double b) { return a > b * kMovedFactor || b > a * kMovedFactor; };
+  return far(from.memory, to.memory) || far(from.arithmetic, to.arithmetic) || far(from.fixed, to.fixed);
+}
+
+bool cheaper(const Candidate& a, const Candidate& b) {
+  return a.priced != b.priced ? a.priced : a.predicted_ns < b.predicted_ns;
+}
+
+}  // namespace
+
+std::string_view policy_kind_name(PolicyKind kind) { return kind == PolicyKind::kAuto ? "auto" : "paper"; }
+
+Result<PolicyKind> parse_policy_kind(std::string_view name) {
+  for (const PolicyKind kind : {PolicyKind::kAuto, PolicyKind::kPaper}) {
+    if (name == policy_kind_name(kind)) {
+      return kind;
+    }
+  }
+  return Error{ErrorCode::kInvalidArgument, fmt::format("unknown policy '{}'; known: auto, paper", name), "policy"};
+}
+
+Result<Policy> Policy::make(const DeviceProfile& profile, const PriceInputs& inputs, const PolicyOptions& options) {
+  if (options.routes.empty()) {
+    return Error{ErrorCode::kInvalidArgument, "is empty; at least 1 route is needed", "routes"};
+  }
+  auto model = PriceModel::make(profile, inputs);
+  if (!model.ok()) {
+    return model.error();
+  }
+  for (const Route route : options.routes) {
+    if (!model->prices(route)) {
+      return Error{ErrorCode::kUnsupported,
+                   fmt::format("profile {} has no price of {}", profile.name, route_name(route)), "routes"};
+    }
+  }
+  return Policy(*std::move(model), options);
+}
+
+Policy::Policy(PriceModel model, PolicyOptions options) : model_(std::move(model)), options_(std::move(options)) {}
+
+bool Policy::allows(Route route) const { return std::ranges::find(options_.routes, route) != options_.routes.end(); }
+
+Result<Decision> Policy::decide(const BatchState& batch, Plan&& recycled) {
+  const PriceInputs& inputs = model_.inputs();
+  if (batch.shape() != inputs.shape || batch.page_size() != inputs.page_size) {
+    return Error{ErrorCode::kInvalidArgument, "its shape or page size is not the policy's", "batch"};
+  }
+  if (may_carry_on(batch)) {
+    if (auto decision = carry_on(batch, recycled)) {
+      return *std::move(decision);
+    }
+  }
+  return options_.kind == PolicyKind::kPaper ? decide_paper(batch, std::move(recycled))
+                                             : decide_auto(batch, std::move(recycled));
+}
+
+bool Policy::may_carry_on(const BatchState& batch) const {
+  const auto lens = batch.seq_lens();
+  if (!last_ || lens.size() != last_lens_.size() || moved(last_correction_, model_.correction()) ||
+      batch.attended_tokens() - last_tokens_ > last_tokens_ / kGrownStepPart) {
+    return false;
+  }
+  for (std::size_t i = 0; i < lens.size(); ++i) {
+    const std::int64_t grown = std::int64_t{lens[i]} - last_lens_[i];
+    if (grown < 0 || grown > kGrownTokens + last_lens_[i] / kGrownRowPart) {
+      return false;
+    }
+  }
+  return true;
+}
+
+void Policy::remember(const BatchState& batch, const PlanOptions& options, const Price& price) {
+  last_ = options;
+  last_lens_.assign(batch.seq_lens().begin(), batch.seq_lens().end());
+  last_tokens_ = batch.attended_tokens();
+  last_correction_ = model_.correction();
+  last_ns_ = price.total_ns();
+}
+
+Decision Policy::finish(Plan&& plan, const Price& price, std::vector<Candidate> candidates, std::string reason) const {
+  Decision decision;
+  decision.predicted_ns = price.device_ns;
+  decision.price = price;
+  decision.plan = std::move(plan);
+  decision.candidates = std::move(candidates);
+  decision.reason = std::move(reason);
+  return decision;
+}
+
+std::optional<Decision> Policy::carry_on(const BatchState& batch, Plan& recycled) {
+  auto plan = make_plan(batch, *last_, std::move(recycled));
+  if (!plan.ok()) {
+    recycled = {};
+    return std::nullopt;
+  }
+  const Price price = model_.price(*plan);
+  const Correction& now = model_.correction();
+  const double corrected = std::max({now.memory / last_correction_.memory, now.arithmetic / last_correction_.arithmetic,
+                                     now.fixed / last_correction_.fixed});
+  if (options_.kind == PolicyKind::kAuto && price.total_ns() > last_ns_ * kDearerFactor * corrected) {
+    recycled = *std::move(plan);
+    return std::nullopt;
+  }
+  std::vector<Candidate> candidates = {{.route = plan->route(),
+                                        .max_splits = plan->max_splits(),
+                                        .kv_heads_per_task = plan->kv_heads_per_task(),
+                                        .predicted_ns = price.total_ns()}};
+  return finish(*std::move(plan), price, std::move(candidates), "the last step's choice, its rows a little longer");
+}
+
+void Policy::measure_rows(const BatchState& batch) {
+  tiles_.clear();
+  total_tiles_ = 0;
+  max_tiles_ = 0;
+  attended_tokens_ = batch.attended_tokens();
+  num_pages_ = 0;
+  for (std::int32_t row = 0; row < batch.num_rows(); ++row) {
+    const TokenRange attended = batch.attended(row);
+    const std::int32_t tiles = ceil_div(attended.end, kTileTokens) - attended.begin / kTileTokens;
+    tiles_.push_back(tiles);
+    total_tiles_ += tiles;
+    max_tiles_ = std::max(max_tiles_, tiles);
+    num_pages_ += attended.size() / batch.page_size() + 1;
+  }
+}
+
+void Policy::outline(Route route, std::int32_t kv_heads_per_task, std::int32_t splits) {
+  const AttentionShape& shape = model_.inputs().shape;
+  const std::int32_t runs = ceil_div(shape.num_kv_heads, kv_heads_per_task);
+  const std::int32_t chunk = std::max(1, ceil_div(max_tiles_, splits));
+  const bool fuses = model_.profile().kind == DeviceKind::kCpu;
+  std::int64_t parts = 0;
+  std::int64_t slots = 0;
+  bool has_merges = false;
+  std::int32_t long_tiles = 0;
+  for (const std::int32_t tiles : tiles_) {
+    const std::int32_t own = route == Route::kRow         ? 1
+                             : route == Route::kWorkqueue ? std::min(splits, tiles)
+                                                          : ceil_div(tiles, chunk);
+    parts += fuses ? std::max(own, 1) : own;  // without a merge launch an empty row has a task
+    slots += own > 1 ? own : 0;
+    has_merges = has_merges || own != 1;
+    long_tiles = std::max(long_tiles, own > 0 ? tiles / own : 0);
+  }
+  Choice choice;
+  choice.plan = {.route = route,
+                 .splits = splits,
+                 .num_workers = model_.num_slots(),
+                 .tile_tokens = kTileTokens,
+                 .kv_heads_per_task = kv_heads_per_task,
+                 .merge = fuses ? MergeMode::kFused : MergeMode::kSeparate};
+  choice.outline = {.attended_tokens = attended_tokens_,
+                    .num_tasks = parts * runs,
+                    .merge_state_bytes = slots * shape.num_kv_heads * shape.group_size() * (shape.head_dim + 2) * 4,
+                    .num_decode_launches = parts > 0 ? 1 : 0,
+                    .num_merge_launches = has_merges && !fuses ? 1 : 0,
+                    .kv_heads_per_task = kv_heads_per_task,
+                    .long_task_tokens = std::int64_t{std::max(0, long_tiles - 1)} * kTileTokens * kv_heads_per_task};
+  choice.least_ns = model_.least_ns(choice.outline, num_pages_);
+  choice.likely_ns = choice.least_ns + 0.5 * model_.long_task_ns(choice.outline);
+  choices_.push_back(choice);
+}
+
+// Splits of the longest row such that a step has an eighth to eight tasks a slot.
+void Policy::outline_widths(Route route) {
+  const std::int32_t heads = model_.inputs().shape.num_kv_heads;
+  for (std::int32_t width = heads; width >= 1; --width) {
+    if (heads % width != 0 || (route == Route::kPages && width != heads) ||
+        (route == Route::kSplit && width == heads && allows(Route::kPages))) {
+      continue;
+    }
+    if (route == Route::kRow) {
+      outline(route, width, 1);
+      continue;
+    }
+    const std::int64_t units = total_tiles_ * (heads / width);
+    outline(route, width, 1);  // as `row`, but rows without tokens have no task
+    std::int32_t last_splits = 1;
+    for (const std::int64_t per_slot8 : kTasksPerSlot8) {
+      const std::int64_t target = ceil_div(model_.num_slots() * per_slot8, std::int64_t{8});
+      const std::int64_t splits =
+          route == Route::kWorkqueue
+              ? ceil_div<std::int64_t>(
+                    target, std::max<std::int64_t>(1, static_cast<std::int64_t>(tiles_.size()) * (heads / width)))
+              : ceil_div<std::int64_t>(max_tiles_, std::max<std::int64_t>(1, units / target));
+      const auto bounded = static_cast<std::int32_t>(std::min<std::int64_t>(splits, std::max(1, max_tiles_)));
+      if (bounded > last_splits) {
+        outline(route, width, bounded);
+        last_splits = bounded;
+      }
+    }
+  }
+}
+
+void Policy::outline_all() {
+  choices_.clear();
+  for (const Route route : options_.routes) {
+    const bool dominated = (route == Route::kPadded || route == Route::kBucket) && options_.routes.size() > 1;
+    if (!is_external(route) && !dominated && route != Route::kPadded && route != Route::kBucket) {
+      outline_widths(route);
+    }
+  }
+}
+
+Result<Decision> Policy::decide_auto(const BatchState& batch, Plan&& recycled) {
+  measure_rows(batch);
+  outline_all();
+  return price_choices(batch, std::move(recycled));
+}
+
+Result<Decision> Policy::price_choices(const BatchState& batch, Plan&& recycled) {
+  std::ranges::sort(choices_, {}, &Choice::likely_ns);
+  std::vector<Candidate> candidates;
+  candidates.reserve(choices_.size() + options_.routes.size());
+  Plan best = std::move(recycled);
+  Price best_price;
+  std::optional<PlanOptions> best_options;
+  Error last_error;
+  std::int64_t priced_tasks = 0;
+  const auto consider = [&](const PlanOptions& options) {
+    auto plan = make_plan(batch, options, std::move(scratch_));
+    if (!plan.ok()) {  // one grid may be too large for a step that another route runs well
+      last_error = plan.error();
+      scratch_ = {};
+      return;
+    }
+    const Price price = model_.price(*plan);
+    priced_tasks += plan->counters().num_tasks;
+    candidates.push_back({.route = plan->route(),
+                          .max_splits = plan->max_splits(),
+                          .kv_heads_per_task = plan->kv_heads_per_task(),
+                          .predicted_ns = price.total_ns()});
+    scratch_ = *std::move(plan);
+    if (!best_options || price.total_ns() < best_price.total_ns()) {
+      std::swap(best, scratch_);
+      best_price = price;
+      best_options = options;
+    }
+  };
+  for (const Route route : options_.routes) {
+    const bool alone = options_.routes.size() == 1;
+    if (is_external(route) || (alone && (route == Route::kPadded || route == Route::kBucket))) {
+      consider({.route = route, .num_workers = model_.num_slots()});
+    }
+  }
+  for (const Choice& choice : choices_) {
+    const double best_ns = best_price.total_ns();
+    const bool may_win = choice.least_ns < best_ns * kWorthwhile;
+    const bool affordable = priced_tasks < kPricedTasks + 4 * model_.num_slots() ||
+                            std::ranges::find(candidates, choice.plan.route, &Candidate::route) == candidates.end();
+    if (!best_options || (may_win && affordable)) {
+      consider(choice.plan);
+      continue;
+    }
+    candidates.push_back({.route = choice.plan.route,
+                          .max_splits = choice.plan.splits.value_or(1),
+                          .kv_heads_per_task = choice.plan.kv_heads_per_task.value_or(1),
+                          .predicted_ns = choice.least_ns,
+                          .priced = false});
+  }
+  if (!best_options) {
+    return last_error;
+  }
+  remember(batch, *best_options, best_price);
+  std::ranges::sort(candidates, cheaper);
+  std::string reason =
+      fmt::format("{} with {} splits is cheapest of {} candidates: {:.1f} us", route_name(best.route()),
+                  best.max_splits(), candidates.size(), best_price.total_ns() * 1e-3);
+  return finish(std::move(best), best_price, std::move(candidates), std::move(reason));
+}
+
+Result<Decision> Policy::decide_paper(const BatchState& batch, Plan&& recycled) {
+  measure_rows(batch);
+  const std::int32_t longest = batch.num_rows() == 0 ? 0 : *std::ranges::max_element(batch.seq_lens());
+  const std::int32_t rows = batch.num_rows();
+  const bool gated =
+      batch.shape().group_size() != kPaperGroup || longest < kPaperLongRow || (rows != 1 && rows < kPaperLargeBatch);
+  PlanOptions options{.num_workers = model_.num_slots(), .tile_tokens = kTileTokens};
+  std::string reason;
+  if (gated) {
+    options.route = allows(Route::kFlashInferCore) ? Route::kFlashInferCore : Route::kRow;
+    reason = fmt::format("the paper's gates (group {}, {} rows, longest {}) send it to FlashInfer{}",
+                         batch.shape().group_size(), rows, longest,
+                         options.route == Route::kRow ? "; there is none, so row" : "");
+  } else {
+    options.route = rows == 1 ? Route::kBucket : Route::kWorkqueue;
+    double least_ns = -1.0;
+    for (std::int32_t splits = kPaperSplitStep;
+         splits <= std::min(kPaperMaxSplits, std::max(kPaperSplitStep, max_tiles_)); splits += kPaperSplitStep) {
+      PlanOptions tried = options;
+      tried.splits = splits;
+      auto plan = make_plan(batch, tried, std::move(scratch_));
+      if (!plan.ok()) {
+        return plan.error();
+      }
+      scratch_ = *std::move(plan);
+      const double ns = paper_price_ns(scratch_, model_.inputs().kv_dtype, model_.profile());
+      if (least_ns < 0.0 || ns < least_ns) {
+        least_ns = ns;
+        options.splits = splits;
+      }
+    }
+    reason = fmt::format("the paper's formula: {} splits, {:.1f} us", *options.splits, least_ns * 1e-3);
+  }
+  auto plan = make_plan(batch, options, std::move(recycled));
+  if (!plan.ok()) {
+    return plan.error();
+  }
+  const Price price = model_.price(*plan);
+  remember(batch, options, price);
+  std::vector<Candidate> candidates = {{.route = plan->route(),
+                                        .max_splits = plan->max_splits(),
+                                        .kv_heads_per_task = plan->kv_heads_per_task(),
+                                        .predicted_ns = price.total_ns()}};
+  return finish(*std::move(plan), price, std::move(candidates), std::move(reason));
+}
+
+}  // namespace pkv

@@ -1,0 +1,153 @@
+// What the policy chooses, that it chooses it again, and what it learns.
+#include <gmock/gmock.h>
+
+#include <cmath>
+
+#include "unit/cost/policy_fixture.h"
+
+namespace pkv {
+namespace {
+
+using ::testing::HasSubstr;
+
+TEST(Policy, Decision_CarriesThePlanThatWasPriced) {
+  const testing::Step step = step_of({65536, 100, 0, 3000});
+  for (const std::string_view name : shipped_profile_names()) {
+    Policy policy = policy_of(shipped(name));
+    const Decision decision = policy.decide(step.batch()).value();
+    EXPECT_TRUE(decision.plan.matches(step.batch()));
+    EXPECT_DOUBLE_EQ(policy.model().price(decision.plan).device_ns, decision.predicted_ns);
+    EXPECT_THAT(decision.reason, HasSubstr(std::string(route_name(decision.plan.route()))));
+    ASSERT_GT(decision.candidates.size(), 1U);
+    EXPECT_DOUBLE_EQ(decision.candidates.front().predicted_ns, decision.price.total_ns());
+    for (const Candidate& candidate : decision.candidates) {
+      EXPECT_TRUE(!candidate.priced || candidate.predicted_ns >= decision.price.total_ns());
+    }
+  }
+}
+
+TEST(Policy, OneLongRow_IsSplitAndAFullBatchIsNot) {
+  Policy policy = policy_of(shipped("h100"));
+  EXPECT_GT(policy.decide(step_of({65536}).batch())->plan.max_splits(), 8);
+  EXPECT_EQ(policy.decide(step_of(std::vector<std::int32_t>(264, 4096)).batch())->plan.max_splits(), 1);
+}
+
+TEST(Policy, Cpu_WalksWholePages) {
+  Policy policy = policy_of(shipped("cpu"));
+  EXPECT_EQ(policy.decide(step_of({48000, 6000, 6000}).batch())->plan.kv_heads_per_task(), 8);
+}
+
+TEST(Policy, SameInputs_SamePlan) {
+  const testing::Step step = step_of({48000, 6000, 6000, 31, 700});
+  Policy a = policy_of(shipped("cpu"));
+  Policy b = policy_of(shipped("cpu"));
+  const Decision first = a.decide(step.batch()).value();
+  const Decision again = b.decide(step.batch()).value();
+  EXPECT_TRUE(std::ranges::equal(first.plan.tasks(), again.plan.tasks()));
+  EXPECT_EQ(first.predicted_ns, again.predicted_ns);
+}
+
+TEST(Policy, GrowingRows_KeepTheChoiceAtMostTwoPercentDearer) {
+  SplitMix64 random(7);
+  for (int round = 0; round < 20; ++round) {
+    std::vector<std::int32_t> lens(1 + random.below(12));
+    for (std::int32_t& len : lens) {
+      len = 1 + static_cast<std::int32_t>(random.below(round % 2 == 0 ? 3000 : 40000));
+    }
+    const DeviceProfile profile = shipped(round % 3 == 0 ? "h100" : "cpu");
+    Policy carried = policy_of(profile);
+    int kept = 0;
+    for (int step_idx = 0; step_idx < 60; ++step_idx) {
+      const testing::Step step = step_of(lens);
+      const Decision decision = carried.decide(step.batch()).value();
+      kept += decision.candidates.size() == 1 ? 1 : 0;
+      Policy fresh = policy_of(profile);
+      EXPECT_LE(decision.price.total_ns(), 1.02 * fresh.decide(step.batch())->price.total_ns());
+      for (std::int32_t& len : lens) {
+        ++len;
+      }
+    }
+    EXPECT_GT(kept, 20);
+  }
+}
+
+TEST(Policy, ShrunkenRow_IsDecidedAnew) {
+  Policy policy = policy_of(shipped("cpu"));
+  ASSERT_GT(policy.decide(step_of({48000, 6000}).batch())->candidates.size(), 1U);
+  EXPECT_EQ(policy.decide(step_of({48001, 6001}).batch())->candidates.size(), 1U);
+  EXPECT_GT(policy.decide(step_of({48001, 5999}).batch())->candidates.size(), 1U);
+  EXPECT_GT(policy.decide(step_of({48001}).batch())->candidates.size(), 1U);
+}
+
+TEST(Policy, ExternalRoute_IsACandidateWhereItHasAPrice) {
+  Policy policy = policy_of(shipped("h100"), {.routes = {Route::kRow, Route::kFlashInferTensor}});
+  // 8 whole rows leave SMs idle; FlashInfer splits them.
+  EXPECT_EQ(policy.decide(step_of({65536}).batch())->plan.route(), Route::kFlashInferTensor);
+  const auto refused = Policy::make(shipped("cpu"), {}, {.routes = {Route::kFlashInferCore}});
+  EXPECT_EQ(refused.error().to_string(), "routes: profile cpu has no price of flashinfer-core");
+  EXPECT_EQ(Policy::make(shipped("cpu"), {}, {.routes = {}}).error().where, "routes");
+}
+
+TEST(Policy, RouteThatIsAskedForAlone_IsPlanned) {
+  for (const Route route : kAllRoutes) {
+    Policy policy = policy_of(shipped("cpu"), {.routes = {route}});
+    EXPECT_EQ(policy.decide(step_of({9000, 500}).batch())->plan.route(), route);
+  }
+}
+
+TEST(Policy, BatchOfAnotherShape_IsAnError) {
+  Policy policy = policy_of(shipped("cpu"));
+  EXPECT_EQ(policy.decide(step_of({100}, {.num_q_heads = 8, .num_kv_heads = 2}).batch()).error().where, "batch");
+}
+
+TEST(PaperPolicy, Gates_AreThoseOfThePaper) {
+  const PolicyOptions options{.kind = PolicyKind::kPaper,
+                              .routes = {Route::kRow, Route::kBucket, Route::kWorkqueue, Route::kFlashInferCore}};
+  Policy policy = policy_of(shipped("rtx3060"), options);
+  const auto route = [&](std::vector<std::int32_t> lens) {
+    return policy.decide(step_of(std::move(lens)).batch())->plan.route();
+  };
+  EXPECT_EQ(route({32768}), Route::kBucket);
+  EXPECT_EQ(route({16383}), Route::kFlashInferCore);
+  EXPECT_EQ(route({32768, 4000, 4000, 4000}), Route::kFlashInferCore);
+  EXPECT_EQ(route({32768, 4000, 4000, 4000, 4000, 4000, 4000, 4000}), Route::kWorkqueue);
+  EXPECT_EQ(policy.decide(step_of({65536}).batch())->plan.max_splits() % 4, 0);
+  Policy group8 = policy_of(shipped("rtx3060"), options, {.num_kv_heads = 4});
+  EXPECT_EQ(group8.decide(step_of({32768}, {.num_kv_heads = 4}).batch())->plan.route(), Route::kFlashInferCore);
+  Policy without = policy_of(shipped("cpu"), {.kind = PolicyKind::kPaper});
+  EXPECT_EQ(without.decide(step_of({100}).batch())->plan.route(), Route::kRow);
+}
+
+TEST(Learning, SlowMemory_IsLearntAndBounded) {
+  Policy policy = policy_of(shipped("cpu"), {.learning = Learning::kOn});
+  const testing::Step step = step_of({30000, 30000, 30000, 30000});
+  for (int i = 0; i < 200; ++i) {
+    const Decision decision = policy.decide(step.batch()).value();
+    const double truth = 1.5 * policy_of(shipped("cpu")).model().price(decision.plan).device_ns;
+    policy.observe(decision.price, {.total_ns = static_cast<std::int64_t>(truth)});
+  }
+  const Decision learnt = policy.decide(step.batch()).value();
+  EXPECT_NEAR(learnt.predicted_ns / policy_of(shipped("cpu")).model().price(learnt.plan).device_ns, 1.5, 0.02);
+  for (int i = 0; i < 1000; ++i) {
+    policy.observe(learnt.price, {.total_ns = 1'000'000'000'000});
+  }
+  EXPECT_LE(policy.model().correction().memory, kMaxCorrection);
+}
+
+TEST(Learning, OneOddStep_MovesLittle) {
+  Policy policy = policy_of(shipped("cpu"), {.learning = Learning::kOn});
+  const testing::Step step = step_of({30000, 30000});
+  const Decision decision = policy.decide(step.batch()).value();
+  policy.observe(decision.price, {.total_ns = static_cast<std::int64_t>(100.0 * decision.predicted_ns)});
+  EXPECT_LE(policy.model().price(decision.plan).device_ns, 1.5 * decision.predicted_ns);
+}
+
+TEST(Learning, Off_LearnsNothing) {
+  Policy policy = policy_of(shipped("cpu"));
+  const Decision decision = policy.decide(step_of({30000}).batch()).value();
+  policy.observe(decision.price, {.total_ns = 1'000'000'000});
+  EXPECT_EQ(policy.model().correction().memory, 1.0);
+}
+
+}  // namespace
+}  // namespace pkv

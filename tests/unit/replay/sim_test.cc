@@ -1,0 +1,151 @@
+// Replays on profiles: the paper's published figures out of its constants, and what a simulated run reports.
+#include <gmock/gmock.h>
+
+#include <string>
+#include <vector>
+
+#include "replay/replay.h"
+#include "report/report.h"
+#include "trace/generators.h"
+#include "unit/replay/replay_fixture.h"
+
+namespace pkv {
+namespace {
+
+/// The paper's serving traces (paper, "The traces").
+struct Serving {
+  PaperFamily family = PaperFamily::kBimodal;
+  std::int32_t max_active = 8;
+  std::int32_t num_requests = 24;
+  std::int64_t steps = 48;
+};
+constexpr Serving kBimodal{};
+constexpr Serving kUniform{.family = PaperFamily::kUniform};
+constexpr Serving kZipf{.family = PaperFamily::kZipf};
+constexpr Serving kBucketed{.family = PaperFamily::kBucketed, .max_active = 1, .num_requests = 16, .steps = 64};
+
+RunSummary simulate(const Serving& serving, std::uint32_t seed, std::vector<RouteChoice> routes,
+                    std::string_view profile = "rtx3060") {
+  const Trace trace = make_paper_trace({.family = serving.family,
+                                        .seed = seed,
+                                        .num_requests = serving.num_requests,
+                                        .max_active = serving.max_active})
+                          .value();
+  ReplayOptions options;
+  options.run.routes = std::move(routes);
+  options.run.baseline = Route::kFlashInferCore;
+  options.run.backend = BackendKind::kSim;
+  options.run.profile = shipped_profile(profile).value();
+  options.run.learning = Learning::kOff;
+  options.run.oracle_repeats = options.run.routes.back().policy ? 5 : 0;
+  options.admission.max_active = serving.max_active;
+  options.max_steps = serving.steps;
+  RunObserver observer;
+  const auto records = replay(trace, options, observer);
+  EXPECT_TRUE(records.ok() && !records->error);
+  return summarize(*records);
+}
+
+RouteChoice split_choice(Route route, std::int32_t splits) { return {.route = route, .splits = splits}; }
+const RouteChoice kFlashInfer{.route = Route::kFlashInferCore, .splits = std::nullopt};
+
+/// Means over the five held-out seeds.
+struct Ratios {
+  double device = 0.0;
+  double wall = 0.0;
+};
+Ratios mean_ratios(const Serving& serving, const RouteChoice& choice) {
+  Ratios mean;
+  for (std::uint32_t seed = 20260623; seed <= 20260627; ++seed) {
+    const RunSummary summary = simulate(serving, seed, {kFlashInfer, choice});
+    mean.device += summary.routes[1].ratio_device.value() / 5.0;
+    mean.wall += summary.routes[1].ratio_wall.value() / 5.0;
+  }
+  return mean;
+}
+
+TEST(SimulatedRtx3060, PublishedRatios_AreReproduced) {
+  struct Row {
+    Serving serving;
+    RouteChoice choice;
+    Ratios published;
+  };
+  const Row rows[] = {{kBucketed, split_choice(Route::kBucket, 32), {1.471, 1.403}},
+                      {kBimodal, split_choice(Route::kWorkqueue, 20), {1.106, 1.080}},
+                      {kUniform, split_choice(Route::kWorkqueue, 24), {1.076, 1.044}},
+                      {kZipf, split_choice(Route::kWorkqueue, 28), {1.105, 1.068}}};
+  for (const Row& row : rows) {
+    const Ratios ratios = mean_ratios(row.serving, row.choice);
+    EXPECT_NEAR(ratios.device, row.published.device, 0.05) << paper_family_name(row.serving.family);
+    EXPECT_NEAR(ratios.wall, row.published.wall, 0.05) << paper_family_name(row.serving.family);
+  }
+}
+
+TEST(SimulatedRtx3060, RouteOrder_IsThePublishedOne) {
+  // Rows where two published times differ by more than their runs do (3%): the workqueue before FlashInfer and
+  // before the buckets with eight rows, both before FlashInfer with one.
+  for (std::uint32_t seed = 20260623; seed <= 20260627; ++seed) {
+    for (const Serving& serving : {kBimodal, kUniform, kZipf}) {
+      const RunSummary summary =
+          simulate(serving, seed, {kFlashInfer, split_choice(Route::kBucket, 32), split_choice(Route::kWorkqueue, 24)});
+      EXPECT_GT(summary.routes[2].ratio_device, 1.0) << seed;
+      EXPECT_GT(summary.routes[2].ratio_device, summary.routes[1].ratio_device) << seed;
+    }
+    const RunSummary one =
+        simulate(kBucketed, seed, {kFlashInfer, split_choice(Route::kBucket, 32), split_choice(Route::kWorkqueue, 24)});
+    EXPECT_GT(one.routes[1].ratio_device, 1.0) << seed;
+    EXPECT_GT(one.routes[2].ratio_device, 1.0) << seed;
+  }
+}
+
+TEST(SimulatedRtx3060, SplitSweep_HasThePublishedShape) {
+  const auto best = [](const Serving& serving, Route route, std::vector<std::int32_t> sweep) {
+    std::vector<RouteChoice> choices;
+    for (const std::int32_t splits : sweep) {
+      choices.push_back(split_choice(route, splits));
+    }
+    const RunSummary summary = simulate(serving, 20260623, choices);
+    std::size_t least = 0;
+    for (std::size_t i = 0; i < sweep.size(); ++i) {
+      least = summary.routes[i].tokens_per_s_device > summary.routes[least].tokens_per_s_device ? i : least;
+    }
+    return sweep[least];
+  };
+  EXPECT_EQ(best(kBimodal, Route::kWorkqueue, {16, 20, 24}), 16);
+  EXPECT_EQ(best(kBucketed, Route::kBucket, {28, 32, 36}), 28);
+}
+
+TEST(SimulatedRun, Summary_SaysThatItWasPredicted) {
+  const RunSummary summary = simulate({.steps = 6}, 20260623,
+                                      {{.route = Route::kRow, .splits = std::nullopt},
+                                       {.route = Route::kPages, .splits = std::nullopt},
+                                       {.route = Route::kRow, .splits = std::nullopt, .policy = PolicyKind::kAuto}},
+                                      "cpu");
+  EXPECT_EQ(summary.mode, RunMode::kSimulated);
+  EXPECT_EQ(summary.num_workers, 8);
+  EXPECT_EQ(summary.routes[0].steps, 6);
+  EXPECT_TRUE(summary.routes[0].decode_ms_p50.has_value());
+  EXPECT_FALSE(summary.probe_gb_per_s.has_value());
+  ASSERT_TRUE(summary.policy.has_value());
+  EXPECT_EQ(summary.policy->name, "auto");
+  EXPECT_LE(summary.policy->regret_max.value(), 0.02);
+  EXPECT_FALSE(summary.policy->prediction_error_p50.has_value());  // nothing was measured
+  EXPECT_THAT(run_table(summary, TextStyle::kPlain), ::testing::HasSubstr("predicted, nothing executed"));
+  EXPECT_THAT(run_json(summary), ::testing::HasSubstr("\"mode\": \"simulated\""));
+}
+
+TEST(SimulatedRun, RouteWithoutAPrice_IsAnError) {
+  ReplayOptions options;
+  options.run.routes = {kFlashInfer};
+  options.run.backend = BackendKind::kSim;
+  options.run.profile = shipped_profile("cpu").value();
+  RunObserver observer;
+  const Trace trace = make_paper_trace({}).value();
+  EXPECT_EQ(replay(trace, options, observer).error().to_string(),
+            "route flashinfer-core: profile cpu has no price of it");
+  options.run.profile.reset();
+  EXPECT_EQ(replay(trace, options, observer).error().where, "profile");
+}
+
+}  // namespace
+}  // namespace pkv
