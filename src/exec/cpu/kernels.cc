@@ -24,7 +24,6 @@
 // After foreach_target.h:
 #include "exec/cpu/decode_inl.h"
 #include "exec/cpu/merge_inl.h"
-#include "exec/cpu/stream_inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace pkv {
@@ -56,9 +55,7 @@ const KernelTable* kernel_table() {
                                          .vector_bytes = kLanes * 4,
                                          .decode = &decode_best,
                                          .merge = &merge,
-                                         .write_head = &write_head_of_state,
-                                         .read_streams = &read_streams,
-                                         .read_bytes = &read_bytes};
+                                         .write_head = &write_head_of_state};
   return &kTable;
 }
 

@@ -72,13 +72,6 @@ struct Scratch {
 /// Floats of a head's row in scratch.
 constexpr std::int32_t padded_dim(std::int32_t head_dim) { return (head_dim + kMaxLanes - 1) / kMaxLanes * kMaxLanes; }
 
-/// Four streams of `bytes` bytes each, read side by side.
-struct ReadStreams {
-  const std::byte* current[4];
-  /// What is read next, to be prefetched; its bytes may lie anywhere that is mapped.
-  const std::byte* next[4];
-};
-
 /// Which decode kernel runs a step.
 enum class DecodeKernel : std::uint8_t {
   kGeneral,         // decode_inl.h: any shape, any instruction set
@@ -101,10 +94,6 @@ struct KernelTable {
   /// As StepArgs::write_head.
   void (*write_head)(const StepArgs& args, std::int32_t row, std::int32_t q_head, float m, float l,
                      const float* acc) = nullptr;
-  /// Sum of the 32-bit words of four streams; bytes is a multiple of 256.
-  std::uint32_t (*read_streams)(const ReadStreams& streams, std::int64_t bytes) = nullptr;
-  /// Sum of the 32-bit words of `bytes` bytes, any multiple of 4, at any address.
-  std::uint32_t (*read_bytes)(const std::byte* data, std::int64_t bytes) = nullptr;
 };
 
 /// The kernel that KernelTable::decode of `isa` runs a step by.

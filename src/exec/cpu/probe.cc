@@ -1,5 +1,5 @@
 // Read probes: which memory is read in which order by which worker.
-// Not here: the reading loops (stream_inl.h).
+// Not here: the reading loops (probe_kernels.cc).
 #include "exec/cpu/probe.h"
 
 #include <fmt/format.h>
