@@ -162,8 +162,13 @@ TEST(CalibrateCli, Profile_IsKeptAndServesThePolicy) {
   const TemporaryFolder folder;
   const std::vector<std::string> workers{"--threads", "1", "--no-pin"};
   const ProcessResult result = run_apart(folder, with({"calibrate", "--repeats", "5"}, workers));
-  ASSERT_EQ(result.exit_code, 0) << result.err;
   EXPECT_THAT(result.out, HasSubstr("fit: median error "));
+  if (result.exit_code == 2) {  // a busy machine: it says so, and keeps nothing
+    EXPECT_THAT(result.err, HasSubstr("the machine was busy"));
+    EXPECT_FALSE(std::filesystem::exists(folder.path("cache/persistentkv/cpu-profile.json")));
+    GTEST_SKIP() << result.err;
+  }
+  ASSERT_EQ(result.exit_code, 0) << result.err;
   const json profile = json::parse(read_file(folder.path("cache/persistentkv/cpu-profile.json")));
   EXPECT_EQ(profile.at("num_workers"), 1);
   EXPECT_THAT(profile.at("identity").at("machine").get<std::string>(), HasSubstr("1 workers not pinned"));

@@ -22,6 +22,9 @@ constexpr const char* kExamples =
     "  pkv calibrate --threads 1\n"
     "  pkv calibrate --output my.json             pkv replay --policy auto --profile my.json";
 
+// A fit that is worse says more about what ran beside than about the machine.
+constexpr double kMostMedianError = 0.1;
+
 struct Arguments {
   WorkerArguments workers;
   std::optional<std::int64_t> repeats, memory_limit;
@@ -75,6 +78,13 @@ int run(const Arguments& arguments) {
                              observer);
       },
       {.label = "calibrate", .memory_hint = "close other programs"});
+  if (calibration.median_error > kMostMedianError) {
+    print(fit_table(calibration, style_of(1)));
+    fail("calibration",
+         fmt::format("median error {:.1f}% is above {:.0f}%: the machine was busy, or its memory changed its "
+                     "speed; nothing was kept, repeat it",
+                     calibration.median_error * 100.0, kMostMedianError * 100.0));
+  }
   file.write(profile_json(calibration.profile));
   if (!file.is_stdout()) print(fit_table(calibration, style_of(1)) + fmt::format("kept as {}\n", path));
   return kExitOk;
