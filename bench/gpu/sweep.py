@@ -1,0 +1,75 @@
+"""Every kernel width at several chunk lengths, on random and standard steps: what fit_prices.py fits gpu_rule's prices to.
+
+python3 bench/gpu/sweep.py --seeds 20260623,1 --chunks 128,192,256,384,512,768,1024,2048,4096,8192
+Ours and the read limit only. Not here: peers (sample.py), the fit (fit_prices.py).
+"""
+import argparse
+import gc
+import json
+import os
+import statistics
+import time
+
+import harness
+import step_cases
+
+WIDTHS = (1, 2, 3, 4)  # 1 + KernelWidth
+CALLS, ROUNDS = 8, 4   # of a graph; the first round warms up
+
+
+def named_steps(seeds):
+    steps = [(f"S{seed} {step.name}", step) for seed in seeds for step in step_cases.random_steps(200, seed)]
+    return steps + [(step.name, step) for step in step_cases.standard_steps()]
+
+
+def variants(bench, case, chunks):
+    """{"width|chunk": graph} and the kernels' names; "0|0" is the rule's own choice."""
+    graphs, kernels = {}, {}
+    calls = max(case.layers, min(case.calls, CALLS)) // case.layers * case.layers
+    for chunk in [0] + [c for c in chunks if c <= 2 * max(case.lens)]:
+        seen = set()
+        for width in (0,) if chunk == 0 else WIDTHS:
+            engine = bench.make("pkv", case, chunk_tokens=chunk, width=width)
+            engine.run(case.q, *case.kv[0])
+            kernel = engine.describe().split("mma ")[-1]
+            if kernel in seen:  # no kernel of that width: the nearest ran
+                continue
+            seen.add(kernel)
+            kernels[f"{width}|{chunk}"] = kernel
+            graphs[f"{width}|{chunk}"] = harness.Graph(case, engine, calls=calls)
+    graphs["read_seq"] = harness.Graph(case, bench.make("read_seq", case))
+    return graphs, kernels
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--seeds", default="20260623,1")
+    parser.add_argument("--chunks", default="128,192,256,384,512,768,1024,2048,4096,8192")
+    parser.add_argument("--seconds", type=float, default=200.0)
+    parser.add_argument("--json", default=os.path.join(os.environ.get("OUT", "/tmp"), "sweep.json"))
+    args = parser.parse_args()
+    chunks = [int(word) for word in args.chunks.split(",")]
+    bench, rows, end = harness.Bench(use_peers=False), [], time.time() + args.seconds
+    for name, step in named_steps([int(word) for word in args.seeds.split(",")]):
+        if time.time() > end:
+            print("out of time at", name)
+            break
+        graphs, kernels = variants(bench, bench.case(step), chunks)
+        times = {key: [] for key in graphs}
+        for i in range(ROUNDS):
+            for key, graph in graphs.items():
+                t = bench.time_once(graph)
+                if i > 0:
+                    times[key].append(t)
+        result = {key: round(statistics.median(values), 2) for key, values in times.items()}
+        graphs.clear()
+        gc.collect()
+        rows.append({"name": name, **step.facts(), "kernels": kernels, "res": result})
+        best = min((value, key) for key, value in result.items() if key != "read_seq")
+        print(f"{name:28s} limit {result['read_seq']} rule {result['0|0']} best {best[0]} {best[1]}", flush=True)
+    with open(args.json, "w") as file:
+        json.dump(rows, file)
+
+
+if __name__ == "__main__":
+    main()
