@@ -1,7 +1,7 @@
 // Prices fitted to 428 steps on an H100: 28 of ../shared/gpu and the random samples of bench/gpu with seeds 20260623
-// and 1, each cut to 128 to 8192 tokens a task and run by every kernel of its class (bench/gpu/sweep.py, fit_prices.py; the
-// classes of group 8, and 16 and 32 at d 128, with the standard steps weighed six times); on them the cheapest by price
-// is 1.3% slower than the fastest on average. Not here: the search (gpu_rule.cc).
+// and 1, each cut to 128 to 8192 tokens a task and run by every kernel of its class (bench/gpu/sweep.py,
+// fit_prices.py; groups up to 8, and d 128, with the standard steps weighed six times). On them the cheapest by
+// price is 1.1% slower than the fastest on average. Not here: the search (gpu_rule.cc).
 #include "cost/gpu_kernels.h"
 
 #include <algorithm>
