@@ -5,38 +5,14 @@
 
 #include <cstdint>
 #include <utility>
-#include <vector>
 
-#include "base/math.h"
-#include "base/random.h"
+#include "bench/mixed_step.h"
 #include "cost/gpu_kernels.h"
 #include "persistentkv/decision.h"
 #include "persistentkv/plan.h"
 
 namespace pkv {
 namespace {
-
-// Rows of 1,000 to 16,000 tokens over random pages.
-struct Step {
-  explicit Step(std::int64_t rows) {
-    SplitMix64 random(1);
-    indptr.push_back(0);
-    for (std::int64_t row = 0; row < rows; ++row) {
-      seq_lens.push_back(static_cast<std::int32_t>(1000 + random.below(15000)));
-      indptr.push_back(indptr.back() + ceil_div(seq_lens.back(), 16));
-    }
-    for (std::int32_t i = 0; i < indptr.back(); ++i) {
-      indices.push_back(static_cast<std::int32_t>(random.below(static_cast<std::uint64_t>(indptr.back()))));
-    }
-  }
-  Result<BatchState> batch() const {
-    return BatchState::make({.page_size = 16,
-                             .seq_lens = seq_lens,
-                             .block_table = BlockTable::csr(indptr, indices).value(),
-                             .num_pages = indptr.back()});
-  }
-  std::vector<std::int32_t> seq_lens, indptr, indices;
-};
 
 void set_counters(benchmark::State& state, const Plan& plan) {
   const auto tasks = static_cast<double>(plan.tasks().size());
@@ -45,7 +21,7 @@ void set_counters(benchmark::State& state, const Plan& plan) {
 }
 
 void validate_batch(benchmark::State& state) {
-  const Step step(state.range(0));
+  const MixedStep step(state.range(0));
   for ([[maybe_unused]] const auto _ : state) {
     Result<BatchState> batch = step.batch();
     benchmark::DoNotOptimize(batch);
@@ -55,7 +31,7 @@ void validate_batch(benchmark::State& state) {
 
 // Arguments: rows, splits (0: the route chooses).
 void plan_step(benchmark::State& state, Route route) {
-  const Step step(state.range(0));
+  const MixedStep step(state.range(0));
   const BatchState batch = step.batch().value();
   PlanOptions options{.route = route, .num_workers = 2};
   if (state.range(1) > 0 && route != Route::kRow) {
@@ -72,7 +48,7 @@ void plan_step(benchmark::State& state, Route route) {
 // Deciding, planning and the kernel's width, as a step on an H100 needs them.
 void plan_for_gpu(benchmark::State& state) {
   constexpr std::int32_t kSms = 132;
-  const Step step(state.range(0));
+  const MixedStep step(state.range(0));
   const BatchState batch = step.batch().value();
   Plan plan = make_plan(batch, gpu_rule(batch, kSms)).value();
   for ([[maybe_unused]] const auto _ : state) {

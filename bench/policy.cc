@@ -4,33 +4,12 @@
 
 #include <string>
 #include <utility>
-#include <vector>
 
-#include "base/math.h"
-#include "base/random.h"
+#include "bench/mixed_step.h"
 #include "persistentkv/decision.h"
 
 namespace pkv {
 namespace {
-
-// Rows of 1,000 to 16,000 tokens; all pages are page 0, since deciding does not look at them.
-struct Step {
-  explicit Step(std::int64_t rows) {
-    SplitMix64 random(1);
-    indptr.push_back(0);
-    for (std::int64_t row = 0; row < rows; ++row) {
-      seq_lens.push_back(static_cast<std::int32_t>(1000 + random.below(15000)));
-      indptr.push_back(indptr.back() + ceil_div(seq_lens.back(), 16));
-    }
-    indices.assign(static_cast<std::size_t>(indptr.back()), 0);
-  }
-  BatchState batch() const {
-    return BatchState::make(
-               {.seq_lens = seq_lens, .block_table = BlockTable::csr(indptr, indices).value(), .num_pages = 1})
-        .value();
-  }
-  std::vector<std::int32_t> seq_lens, indptr, indices;
-};
 
 Policy make_policy(const std::string& profile) {
   return Policy::make(shipped_profile(profile).value(), {}, {}).value();
@@ -38,9 +17,9 @@ Policy make_policy(const std::string& profile) {
 
 // Two steps in turn, of which one has a row less: nothing is carried on.
 void decide_anew(benchmark::State& state, const std::string& profile) {
-  const Step more(state.range(0));
-  const Step fewer(state.range(0) - 1);
-  const BatchState batches[] = {more.batch(), fewer.batch()};
+  const MixedStep more(state.range(0));
+  const MixedStep fewer(state.range(0) - 1);
+  const BatchState batches[] = {more.batch().value(), fewer.batch().value()};
   Policy policy = make_policy(profile);
   Plan plan;
   std::size_t i = 0;
@@ -52,8 +31,8 @@ void decide_anew(benchmark::State& state, const std::string& profile) {
 }
 
 void carry_on(benchmark::State& state, const std::string& profile) {
-  const Step step(state.range(0));
-  const BatchState batch = step.batch();
+  const MixedStep step(state.range(0));
+  const BatchState batch = step.batch().value();
   Policy policy = make_policy(profile);
   Plan plan = std::move(policy.decide(batch).value().plan);
   for ([[maybe_unused]] const auto _ : state) {

@@ -52,8 +52,8 @@ class TaskSizes {
   [[nodiscard]] std::int64_t num_tasks() const { return num_tasks_; }
   [[nodiscard]] std::int64_t num_slots() const { return num_slots_; }
   [[nodiscard]] std::int64_t tokens() const { return tokens_; }
-  /// Of the task at that place, longest first, about.
-  template <typename Visit>  // visit(tasks above, tokens of a task)
+  /// visit(tasks so far, tokens of one), bin by bin from the longest; defined where it is used.
+  template <typename Visit>
   void descend(Visit visit) const;
 
  private:

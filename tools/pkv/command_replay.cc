@@ -87,13 +87,7 @@ Command add_replay(CLI::App& parent) {
   add_admission_options(options, arguments->admission);
   options.integer({"--steps", "Measured steps, at most", "all"}, arguments->steps, {.min = 1});
   options.integer({"--skip", "Steps passed over first", "0"}, arguments->skip, {.min = 0});
-  add_shape_options(options, arguments->run.shape);
-  add_kv_options(options, arguments->run.kv);
-  add_route_options(options, arguments->run.routes);
-  add_measure_options(options, arguments->run.measure);
-  add_policy_options(options, arguments->run.policy);
-  add_backend_options(options, arguments->run.backend);
-  add_worker_options(options, arguments->run.workers);
+  add_run_options(options, arguments->run);
   options.words({"--json", "Write the result as JSON; - is standard output, without the table", ""}, "FILE|-",
                 arguments->json);
   return {&app, [arguments] { return run(*arguments); }};

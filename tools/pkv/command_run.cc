@@ -62,13 +62,7 @@ Command add_run(CLI::App& parent) {
   options.integer({"--repeats", "Measured repetitions by every route", "20"}, arguments->repeats,
                   {.min = 1, .max = kMaxRepeats});
   options.integer({"--seed", "Seed of K, V and queries", "1"}, arguments->seed, {.min = 0});
-  add_shape_options(options, arguments->run.shape);
-  add_kv_options(options, arguments->run.kv);
-  add_route_options(options, arguments->run.routes);
-  add_measure_options(options, arguments->run.measure);
-  add_policy_options(options, arguments->run.policy);
-  add_backend_options(options, arguments->run.backend);
-  add_worker_options(options, arguments->run.workers);
+  add_run_options(options, arguments->run);
   options.words({"--json", "Write the result as JSON; - is standard output, without the table", ""}, "FILE|-",
                 arguments->json);
   return {&app, [arguments] { return run(*arguments); }};

@@ -336,9 +336,9 @@ void add_route_options(Options& options, RouteArguments& routes) {
                 "all|LIST", routes.routes);
   options.words({"--splits", "Splits of all routes that split, or of single ones", "the route chooses"},
                 "N|ROUTE=N,...", routes.splits);
-  options.integer({"--heads-per-task", "KV heads a task, for all routes", "1, all for pages"}, routes.heads_per_task,
+  options.integer({"--heads-per-task", "KV heads a task, for all routes", "1, for pages what the rule chooses"}, routes.heads_per_task,
                   {.min = 1, .max = kMaxKvHeads});
-  options.choice<MergeMode>({"--merge", "On a GPU: who merges the splits of a row", "separate"}, routes.merge,
+  options.choice<MergeMode>({"--merge", "Who merges the splits of a row: a pass of its own, or the last task to end", "separate"}, routes.merge,
                             {"separate", "fused"}, parse_merge_mode);
   options.words({"--baseline", "Route that ratios are against", "row, or else the first"}, "ROUTE", routes.baseline);
 }
@@ -366,6 +366,16 @@ void add_policy_options(Options& options, PolicyArguments& policy) {
   options.flag({"--oracle", "Repeat every step by all participants and report the policy's regret", ""}, policy.oracle);
   options.integer({"--oracle-repeats", "With --oracle: repeats of a step", fmt::format("{}", kOracleRepeats)},
                   policy.oracle_repeats, {.min = 5, .max = kMaxOracleRepeats});
+}
+
+void add_run_options(Options& options, RunArguments& arguments) {
+  add_shape_options(options, arguments.shape);
+  add_kv_options(options, arguments.kv);
+  add_route_options(options, arguments.routes);
+  add_measure_options(options, arguments.measure);
+  add_policy_options(options, arguments.policy);
+  add_backend_options(options, arguments.backend);
+  add_worker_options(options, arguments.workers);
 }
 
 std::vector<Route> parse_routes(std::string_view option, std::string_view text) {

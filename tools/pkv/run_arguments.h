@@ -83,6 +83,8 @@ void add_worker_options(Options& options, WorkerArguments& workers);
 void add_route_options(Options& options, RouteArguments& routes);
 void add_measure_options(Options& options, MeasureArguments& measure);
 void add_policy_options(Options& options, PolicyArguments& policy);
+/// All of the above, in the order of the help text.
+void add_run_options(Options& options, RunArguments& arguments);
 
 /// Defaults filled in, combinations checked. Fails on arguments that would have no effect.
 RunOptions resolve(const RunArguments& arguments, std::uint64_t data_seed);

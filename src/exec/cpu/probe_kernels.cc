@@ -1,16 +1,8 @@
 // Compiles the probes' loops once an instruction set: memory into registers, summed, nothing else; and exp.
 // Not here: attention kernels (kernels.cc), which memory is read (probe.cc).
 
-// The targets of kernels.cc, for the same reasons.
-#include <hwy/detect_compiler_arch.h>
-#if HWY_ARCH_X86
-#define HWY_BROKEN_EMU128 0
-#define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4 | HWY_AVX3_DL)
-#define HWY_COMPILE_ALL_ATTAINABLE
-#else
-#define HWY_DISABLED_TARGETS (HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128)
-#endif
-
+#include "exec/cpu/highway_targets.h"
+// After highway_targets.h:
 #include "exec/cpu/probe_kernels.h"
 
 #undef HWY_TARGET_INCLUDE

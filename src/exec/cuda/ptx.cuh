@@ -45,18 +45,6 @@ __device__ __forceinline__ void wait_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
-/// A load that stays where it is written: ahead of the bulk copies that would delay it.
-__device__ __forceinline__ std::int32_t load_early(const std::int32_t* from) {
-  std::int32_t value;
-  asm volatile("ld.global.b32 %0, [%1];" : "=r"(value) : "l"(from));
-  return value;
-}
-__device__ __forceinline__ std::uint32_t load_early(const std::uint32_t* from) {
-  std::uint32_t value;
-  asm volatile("ld.global.b32 %0, [%1];" : "=r"(value) : "l"(from));
-  return value;
-}
-
 __device__ __forceinline__ void load_matrices(std::uint32_t (&fragment)[4], std::uint32_t address) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(fragment[0]), "=r"(fragment[1]), "=r"(fragment[2]), "=r"(fragment[3])

@@ -51,11 +51,11 @@ Status StepGraph::check_bounds(const Plan& plan, const BatchState& batch) const 
   return check_bound("page ids", needed.capacity.page_ids, bounds_.max_page_ids);
 }
 
-Status StepGraph::enqueue_layer(const Plan& plan, const RunArgs& layer) const {
+Status StepGraph::enqueue_layer(const RunArgs& layer) const {
   LayerParams params = layer_params(layer);
   step_.fill(params, sizes().capacity, merge_, bounds_.max_partial_slots, params.group_size);
   if (bounds_.max_tasks > 0) {
-    const KernelEntry& kernel = choose_kernel(layer, backend_.width_of(plan), backend_.device_);
+    const KernelEntry& kernel = choose_kernel(layer, width_, backend_.device_);
     params.num_tasks = bounds_.max_tasks;
     const Result<std::int64_t> blocks = backend_.decode_blocks(kernel, bounds_.max_tasks);
     if (!blocks.ok()) {
@@ -70,9 +70,9 @@ Status StepGraph::enqueue_layer(const Plan& plan, const RunArgs& layer) const {
   return {};
 }
 
-Status StepGraph::record(const Plan& plan, std::span<const RunArgs> layers) {
+Status StepGraph::record(std::span<const RunArgs> layers) {
   for (const RunArgs& layer : layers) {  // CUDA is asked about a kernel before the capture, not in it
-    const auto blocks = backend_.resident_blocks(choose_kernel(layer, backend_.width_of(plan), backend_.device_));
+    const auto blocks = backend_.resident_blocks(choose_kernel(layer, width_, backend_.device_));
     if (!blocks.ok()) {
       return blocks.error();
     }
@@ -81,7 +81,7 @@ Status StepGraph::record(const Plan& plan, std::span<const RunArgs> layers) {
   PKV_RETURN_IF_ERROR(check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture"));
   Status status;
   for (std::size_t i = 0; i < layers.size() && status.ok(); ++i) {
-    status = enqueue_layer(plan, layers[i]);
+    status = enqueue_layer(layers[i]);
   }
   cudaGraph_t graph = nullptr;
   const cudaError_t ended = cudaStreamEndCapture(stream, &graph);  // also after an error: the stream must be usable
@@ -103,12 +103,13 @@ Result<std::unique_ptr<StepGraph>> StepGraph::capture(Backend& backend, const Pl
   graph->shape_ = plan.shape();
   graph->page_size_ = plan.page_size();
   graph->merge_ = plan.merge_mode();
+  graph->width_ = backend.width_of(plan);
   PKV_RETURN_IF_ERROR(graph->check_bounds(plan, batch));
   for (const RunArgs& layer : layers) {
     PKV_RETURN_IF_ERROR(validate_run(plan, layer, backend.capabilities(), backend.name()));
   }
   PKV_RETURN_IF_ERROR(graph->step_.reserve(graph->sizes(), graph->shape_));
-  PKV_RETURN_IF_ERROR(graph->record(plan, layers));
+  PKV_RETURN_IF_ERROR(graph->record(layers));
   PKV_RETURN_IF_ERROR(graph->update(plan, batch));
   return graph;
 }

@@ -5,6 +5,7 @@
 #include <memory>
 #include <span>
 
+#include "cost/gpu_kernels.h"
 #include "exec/cuda/step_memory.h"
 #include "persistentkv/cuda.h"
 
@@ -24,14 +25,15 @@ class StepGraph final : public CudaGraph {
   StepGraph(Backend& backend, const CudaGraphBounds& bounds) : backend_(backend), bounds_(bounds) {}
   [[nodiscard]] StepSizes sizes() const;
   Status check_bounds(const Plan& plan, const BatchState& batch) const;
-  Status record(const Plan& plan, std::span<const RunArgs> layers);
-  Status enqueue_layer(const Plan& plan, const RunArgs& layer) const;
+  Status record(std::span<const RunArgs> layers);
+  Status enqueue_layer(const RunArgs& layer) const;
 
   Backend& backend_;
   CudaGraphBounds bounds_;
   AttentionShape shape_;
   std::int32_t page_size_ = 0;
   MergeMode merge_ = MergeMode::kSeparate;
+  KernelWidth width_ = KernelWidth::kWide;  // of the captured plan
   StepMemory step_;
   cudaGraphExec_t exec_ = nullptr;
 };
