@@ -14,6 +14,9 @@ import harness
 import step_cases
 
 WIDTHS = (1, 2, 3, 4)  # 1 + KernelWidth
+WHOLE_ROWS = 1 << 20   # a chunk that cuts none
+WORKQUEUE, TILE_TOKENS = 4, 64  # a Route; as gpu_rule cuts
+LEAST_RAGGED = 1.2     # longest row by the shortest, below which equal counts are equal chunks
 CALLS, ROUNDS = 8, 4   # of a graph; the first round warms up
 
 
@@ -22,21 +25,37 @@ def named_steps(seeds):
     return steps + [(step.name, step) for step in step_cases.standard_steps()]
 
 
-def variants(bench, case, chunks):
-    """{"width|chunk": graph} and the kernels' names; "0|0" is the rule's own choice."""
+def cuts(step, chunks, cut):
+    """{key: overrides of pkv_peer.PeerCase}: equal chunks ("C"), or equal counts of them a row ("qN"). Plans that
+    repeat another are left out."""
+    longest, found, last_splits = max(step.lens), {}, 0
+    for chunk in sorted(chunks) + [WHOLE_ROWS]:
+        splits = -(-longest // chunk)
+        if splits == last_splits:
+            continue
+        last_splits = splits
+        if cut == "split":
+            found[str(chunk)] = {"chunk_tokens": chunk}
+        elif splits > 1 and longest > LEAST_RAGGED * min(step.lens):
+            found[f"q{splits}"] = {"route": WORKQUEUE, "splits": splits, "tile_tokens": TILE_TOKENS}
+    return found
+
+
+def variants(bench, case, chunks, cut):
+    """{"width|key": graph} and the kernels' names; "0|0" is the rule's own choice."""
     graphs, kernels = {}, {}
     calls = max(case.layers, min(case.calls, CALLS)) // case.layers * case.layers
-    for chunk in [0] + [c for c in chunks if c <= 2 * max(case.lens)]:
+    for key, overrides in {"0": {}, **cuts(case.step, chunks, cut)}.items():
         seen = set()
-        for width in (0,) if chunk == 0 else WIDTHS:
-            engine = bench.make("pkv", case, chunk_tokens=chunk, width=width)
+        for width in (0,) if key == "0" else WIDTHS:
+            engine = bench.make("pkv", case, width=width, **overrides)
             engine.run(case.q, *case.kv[0])
-            kernel = engine.describe().split("mma ")[-1]
+            kernel = " ".join(engine.describe().split()[6:])
             if kernel in seen:  # no kernel of that width: the nearest ran
                 continue
             seen.add(kernel)
-            kernels[f"{width}|{chunk}"] = kernel
-            graphs[f"{width}|{chunk}"] = harness.Graph(case, engine, calls=calls)
+            kernels[f"{width}|{key}"] = kernel
+            graphs[f"{width}|{key}"] = harness.Graph(case, engine, calls=calls)
     graphs["read_seq"] = harness.Graph(case, bench.make("read_seq", case))
     return graphs, kernels
 
@@ -45,16 +64,21 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", default="20260623,1")
     parser.add_argument("--chunks", default="128,192,256,384,512,768,1024,2048,4096,8192")
+    parser.add_argument("--cut", choices=("split", "workqueue"), default="split")
+    parser.add_argument("--part", default="0/1", help="I/N: every N-th step from the I-th, for several GPUs")
     parser.add_argument("--seconds", type=float, default=200.0)
     parser.add_argument("--json", default=os.path.join(os.environ.get("OUT", "/tmp"), "sweep.json"))
     args = parser.parse_args()
     chunks = [int(word) for word in args.chunks.split(",")]
     bench, rows, end = harness.Bench(use_peers=False), [], time.time() + args.seconds
-    for name, step in named_steps([int(word) for word in args.seeds.split(",")]):
+    part, parts = (int(word) for word in args.part.split("/"))
+    for name, step in named_steps([int(word) for word in args.seeds.split(",")])[part::parts]:
         if time.time() > end:
             print("out of time at", name)
             break
-        graphs, kernels = variants(bench, bench.case(step), chunks)
+        if args.cut != "split" and not cuts(step, chunks, args.cut):
+            continue
+        graphs, kernels = variants(bench, bench.case(step), chunks, args.cut)
         times = {key: [] for key in graphs}
         for i in range(ROUNDS):
             for key, graph in graphs.items():

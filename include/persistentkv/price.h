@@ -121,6 +121,7 @@ class PriceModel {
   [[nodiscard]] double launch_span_ns(std::span<const Task> tasks, const WalkRates& rates,
                                       std::vector<double>& loads) const;
   [[nodiscard]] Price price_external(const Plan& plan) const;
+  [[nodiscard]] Price price_on_kernels(const Plan& plan) const;
   void rebuild_rates();
 
   DeviceProfile profile_;

@@ -113,7 +113,13 @@ struct DeviceProfile {
   double plan_page_ns = 0.0;
   PaperConstants paper;
   std::vector<ExternalKernel> external;
+  /// Which of the library's tables of GPU kernels prices our own plans in place of bandwidth, tasks and launches
+  /// above: "h100", or none. It has occupancy and costs by head dimension, group and kernel (src/cost/gpu_kernels.h).
+  std::string kernels;
 };
+
+/// What `kernels` may be, beside empty.
+inline constexpr std::string_view kH100Kernels = "h100";
 
 /// Checks every field against its limits. Errors: kInvalidArgument naming field, value and limit.
 Status validate(const DeviceProfile& profile);

@@ -20,7 +20,8 @@ struct GpuKernelCost {
   std::int32_t blocks_per_sm = 0;  // tasks that an SM works on at once; 0: there is no such kernel
   double task_us = 0.0;            // that a task takes beyond its tokens
   double token_ns = 0.0;           // that a token of a KV head takes one block, other blocks or none beside it
-  /// Reading lasts longer by this share of the longest task where all tasks run at once: SMs are uneven.
+  /// Reading lasts longer by this share of one of the last tasks where all run at once: SMs are uneven, and what
+  /// was not read evenly is not made up for.
   double uneven = 0.0;
 };
 
@@ -31,6 +32,10 @@ struct GpuKernelClass {
   double start_us = 0.0;
   double merge_us = 0.0;         // where any row is split
   double merge_us_per_mb = 0.0;  // of partial states
+  /// How fast unevenness falls with more tasks than blocks: (blocks / tasks) ^ evening of it is left.
+  double evening = 1.0;
+  /// ... and with fewer: (tasks / blocks) ^ sparing. Half of the SMs read evenly, and as fast as all.
+  double sparing = 1.0;
   std::array<GpuKernelCost, kNumKernelWidths> widths;
 
   [[nodiscard]] const GpuKernelCost& at(KernelWidth width) const { return widths[static_cast<std::size_t>(width)]; }
@@ -52,6 +57,10 @@ class TaskSizes {
   [[nodiscard]] std::int64_t num_tasks() const { return num_tasks_; }
   [[nodiscard]] std::int64_t num_slots() const { return num_slots_; }
   [[nodiscard]] std::int64_t tokens() const { return tokens_; }
+  /// Of a task among the smallest, those that together hold kLastShare of all tokens, on average by tokens: what
+  /// a launch in descending order ends with.
+  [[nodiscard]] double last() const;
+  static constexpr double kLastShare = 0.3;
   /// visit(tasks so far, tokens of one), bin by bin from the longest; defined where it is used.
   template <typename Visit>
   void descend(Visit visit) const;
@@ -66,10 +75,19 @@ class TaskSizes {
   std::array<std::int64_t, kBins> sums_{};
 };
 
-/// Microseconds of one layer, about: reading at the machine's rate and the blocks' own time, whichever is
-/// longer, in between where they are close.
-double gpu_price_us(const AttentionShape& shape, const GpuKernelClass& kernels, KernelWidth width,
-                    const TaskSizes& sizes, std::int32_t num_sms);
+/// Microseconds of one layer, by terms.
+struct GpuPrice {
+  double start_us = 0.0;
+  double read_us = 0.0;  // at the machine's rate
+  double busy_us = 0.0;  // the blocks' own time
+  double merge_us = 0.0;
+
+  /// Reading or the blocks, whichever takes longer; more than either where they are close.
+  [[nodiscard]] double decode_us() const;
+  [[nodiscard]] double total_us() const { return start_us + decode_us() + merge_us; }
+};
+GpuPrice gpu_price(const AttentionShape& shape, const GpuKernelClass& kernels, KernelWidth width,
+                   const TaskSizes& sizes, std::int32_t num_sms);
 
 struct WidthPrice {
   KernelWidth width = KernelWidth::kWide;
@@ -79,6 +97,8 @@ struct WidthPrice {
 WidthPrice cheapest_width(const AttentionShape& shape, const GpuKernelClass& kernels, const TaskSizes& sizes,
                           std::int32_t num_sms);
 
+/// A plan's tasks.
+TaskSizes task_sizes(const Plan& plan);
 /// Of a plan's tasks; kWide for a plan without any.
 KernelWidth width_for(const Plan& plan, std::int32_t num_sms);
 

@@ -3,6 +3,7 @@
 // Not here: prices (gpu_kernels.cc), the paper's formula (roofline.cc).
 #include <algorithm>
 #include <limits>
+#include <optional>
 #include <vector>
 
 #include "base/math.h"
@@ -19,6 +20,10 @@ constexpr std::int64_t kMaxChunkTokens = 8192;    // above, only what fills the 
 constexpr std::int64_t kMaxBetweenTokens = 1024;  // chunks between powers of two are tried up to here
 constexpr std::int64_t kMaxTasksPerSm = 64;       // of cut rows
 constexpr std::int64_t kMaxSplits = 1 << 16;
+// Equal counts are tried where the longest row is longer than the shortest by more than a quarter, for tasks of the
+// longest row between these bounds.
+constexpr std::int64_t kMinCountTokens = 512;
+constexpr std::int64_t kMaxCountTokens = 4096;
 
 class Search {
  public:
@@ -35,25 +40,47 @@ class Search {
     }
   }
 
-  /// Splits of the longest row; 1 without rows.
-  std::int32_t splits() {
+  /// Route and splits of the longest row; of that route only, if one is named.
+  PlanOptions best(std::optional<Route> route) {
+    PlanOptions options = {
+        .route = route.value_or(Route::kSplit), .splits = 1, .num_workers = num_sms_, .tile_tokens = kTileTokens};
     if (lens_.empty()) {
-      return 1;
+      return options;
     }
-    consider(longest_);
+    if (route != Route::kWorkqueue) {
+      try_chunks();
+    }
+    const bool is_ragged = 4 * longest_ > 5 * *std::ranges::min_element(lens_);
+    if (route == Route::kWorkqueue || (!route.has_value() && is_ragged)) {
+      try_counts();
+    }
+    options.route = best_route_;
+    options.splits = best_splits_;
+    return options;
+  }
+
+ private:
+  void try_chunks() {
+    consider_chunk(longest_);
     try_even_waves();
     const std::int64_t least =
         std::max({kMinChunkTokens, tokens_ / (kMaxTasksPerSm * num_sms_), longest_ / kMaxSplits});
     for (std::int64_t chunk = kMinChunkTokens; chunk < longest_ && chunk <= std::max(kMaxChunkTokens, 2 * least);
          chunk *= 2) {
-      if (chunk >= least) consider(chunk);
+      if (chunk >= least) consider_chunk(chunk);
       const std::int64_t between = chunk + chunk / 2;
-      if (between <= kMaxBetweenTokens && between >= least && between < longest_) consider(between);
+      if (between <= kMaxBetweenTokens && between >= least && between < longest_) consider_chunk(between);
     }
-    return best_splits_;
   }
 
- private:
+  void try_counts() {
+    const std::int64_t least = std::max(kMinCountTokens, longest_ / kMaxSplits);
+    for (std::int64_t chunk = least; chunk <= std::max(kMaxCountTokens, 2 * least); chunk *= 2) {
+      consider_count(ceil_div(longest_, std::min(longest_, chunk)));
+      if (chunk >= longest_) break;
+    }
+  }
+
   /// As many splits as fill the blocks of each kernel once.
   void try_even_waves() {
     const auto units = static_cast<std::int64_t>(lens_.size()) * shape_.num_kv_heads;
@@ -61,25 +88,40 @@ class Search {
       const std::int64_t splits = std::int64_t{num_sms_} * kernel.blocks_per_sm / units;
       if (splits > 1) {
         const std::int64_t chunk = ceil_div(longest_, splits);
-        if (chunk >= kMinChunkTokens) consider(chunk);
+        if (chunk >= kMinChunkTokens) consider_chunk(chunk);
       }
     }
   }
 
-  /// As make_plan cuts it.
-  void consider(std::int64_t chunk) {
+  /// Rows in chunks of one length, as make_plan cuts them by route split.
+  void consider_chunk(std::int64_t chunk) {
     const std::int64_t splits = ceil_div(longest_, chunk);
     const std::int64_t tiles = ceil_div<std::int64_t>(longest_, kTileTokens);
     const std::int64_t chunk_tiles = ceil_div(tiles, splits);
-    TaskSizes sizes(std::min(longest_, chunk_tiles * kTileTokens));
+    consider(Route::kSplit, splits, std::min(longest_, chunk_tiles * kTileTokens),
+             [&](std::int64_t row_tiles) { return ceil_div(row_tiles, chunk_tiles); });
+  }
+
+  /// Every row in as many tasks, by route workqueue: tasks of short rows are small and run last, so that a launch
+  /// ends level.
+  void consider_count(std::int64_t splits) {
+    const std::int64_t tiles = ceil_div<std::int64_t>(longest_, kTileTokens);
+    consider(Route::kWorkqueue, splits, std::min(longest_, ceil_div(tiles, splits) * kTileTokens),
+             [&](std::int64_t row_tiles) { return std::min(splits, row_tiles); });
+  }
+
+  template <typename RowSplits>
+  void consider(Route route, std::int64_t splits, std::int64_t longest_task, RowSplits row_splits_of) {
+    TaskSizes sizes(longest_task);
     for (const std::int64_t tokens : lens_) {
-      const std::int64_t row_splits = ceil_div(ceil_div<std::int64_t>(tokens, kTileTokens), chunk_tiles);
+      const std::int64_t row_splits = row_splits_of(ceil_div<std::int64_t>(tokens, kTileTokens));
       sizes.add(ceil_div(tokens, row_splits), row_splits * shape_.num_kv_heads);
       sizes.add_slots(row_splits > 1 ? row_splits * shape_.num_kv_heads : 0);
     }
     const double price = cheapest_width(shape_, kernels_, sizes, num_sms_).price_us;
     if (price < best_price_) {
       best_price_ = price;
+      best_route_ = route;
       best_splits_ = static_cast<std::int32_t>(splits);
     }
   }
@@ -91,15 +133,14 @@ class Search {
   std::int64_t longest_ = 0;
   std::int64_t tokens_ = 0;  // of all (row, KV head)
   double best_price_ = std::numeric_limits<double>::infinity();
+  Route best_route_ = Route::kSplit;
   std::int32_t best_splits_ = 1;
 };
 
 }  // namespace
 
-PlanOptions gpu_rule(const BatchState& batch, std::int32_t num_sms) {
-  PlanOptions options = {.route = Route::kSplit, .num_workers = num_sms, .tile_tokens = kTileTokens};
-  options.splits = Search(batch, num_sms).splits();
-  return options;
+PlanOptions gpu_rule(const BatchState& batch, std::int32_t num_sms, std::optional<Route> route) {
+  return Search(batch, num_sms).best(route);
 }
 
 }  // namespace pkv

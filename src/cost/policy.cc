@@ -241,7 +241,17 @@ void Policy::outline_all() {
 
 Result<Decision> Policy::decide_auto(const BatchState& batch, Plan&& recycled) {
   measure_rows(batch);
-  outline_all();
+  if (!model_.profile().kernels.empty() && allows(Route::kSplit)) {
+    // The rule has searched by the same prices. Whole rows beside it: a plan of so few tasks costs next to nothing.
+    const std::int32_t num_sms = model_.profile().num_workers;
+    choices_.clear();
+    choices_.push_back({.plan = gpu_rule(batch, num_sms), .outline = {}});
+    if (allows(Route::kRow) && choices_.front().plan.splits != 1) {
+      choices_.push_back({.plan = {.route = Route::kRow, .num_workers = num_sms}, .outline = {}});
+    }
+  } else {
+    outline_all();
+  }
   return price_choices(batch, std::move(recycled));
 }
 

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "base/math.h"
+#include "cost/gpu_kernels.h"
 
 namespace pkv {
 namespace {
@@ -308,9 +309,39 @@ Price PriceModel::price_external(const Plan& plan) const {
   return price;
 }
 
+/// Our own kernels on a GPU, by the table that also chooses between them.
+Price PriceModel::price_on_kernels(const Plan& plan) const {
+  constexpr double kNsPerUs = 1e3;
+  Price price;
+  price.plan_ns = profile_.plan_ns + profile_.plan_task_ns * plan.counters().num_tasks +
+                  profile_.plan_page_ns * static_cast<double>(num_pages(plan));
+  const auto decodes = std::ranges::count(plan.launches(), LaunchKind::kDecode, &Launch::kind);
+  if (plan.tasks().empty() || decodes == 0) {
+    return price;
+  }
+  const TaskSizes sizes = task_sizes(plan);
+  const GpuKernelClass& kernels = gpu_kernel_class(inputs_.shape);
+  const KernelWidth width = cheapest_width(inputs_.shape, kernels, sizes, profile_.num_workers).width;
+  const GpuPrice terms = gpu_price(inputs_.shape, kernels, width, sizes, profile_.num_workers);
+  const double read_ns = correction_.memory * terms.read_us * kNsPerUs;
+  const double busy_ns = correction_.arithmetic * terms.busy_us * kNsPerUs;
+  const double even_ns = static_cast<double>(sizes.tokens()) * token_bytes_ / profile_.bandwidth.back().bytes_per_ns;
+  price.decode_ns = std::hypot(read_ns, busy_ns);
+  price.memory_ns = read_ns;
+  price.arithmetic_ns = busy_ns;
+  price.tail_ns = std::max(0.0, price.decode_ns - correction_.memory * even_ns);
+  price.launch_ns = correction_.fixed * terms.start_us * kNsPerUs * static_cast<double>(decodes);
+  price.merge_ns = correction_.fixed * terms.merge_us * kNsPerUs;
+  price.device_ns = price.decode_ns + price.launch_ns + price.merge_ns;
+  return price;
+}
+
 Price PriceModel::price(const Plan& plan) const {
   if (is_external(plan.route())) {
     return price_external(plan);
+  }
+  if (!profile_.kernels.empty()) {
+    return price_on_kernels(plan);
   }
   WalkRates scratch;
   const WalkRates& walk = rates(plan.kv_heads_per_task(), scratch);
@@ -343,6 +374,11 @@ Price PriceModel::price(const Plan& plan) const {
 }
 
 double PriceModel::least_ns(const Outline& outline, std::int64_t num_pages) const {
+  const double plan_ns = profile_.plan_ns + profile_.plan_task_ns * static_cast<double>(outline.num_tasks) +
+                         profile_.plan_page_ns * static_cast<double>(num_pages);
+  if (!profile_.kernels.empty()) {
+    return plan_ns;  // the rule that searches by these prices needs no bound
+  }
   WalkRates scratch;
   const WalkRates& walk = rates(outline.kv_heads_per_task, scratch);
   const double load = static_cast<double>(outline.attended_tokens) * inputs_.shape.num_kv_heads * token_bytes_ +
@@ -360,8 +396,7 @@ double PriceModel::least_ns(const Outline& outline, std::int64_t num_pages) cons
          correction_.fixed *
              (outline.num_decode_launches * profile_.launch_ns + outline.num_merge_launches * profile_.merge_launch_ns +
               static_cast<double>(outline.merge_state_bytes) / profile_.merge_bytes_per_ns) +
-         profile_.plan_ns + profile_.plan_task_ns * static_cast<double>(outline.num_tasks) +
-         profile_.plan_page_ns * static_cast<double>(num_pages);
+         plan_ns;
 }
 
 double PriceModel::long_task_ns(const Outline& outline) const {
@@ -374,6 +409,11 @@ double PriceModel::long_task_ns(const Outline& outline) const {
 std::vector<ScheduledTask> PriceModel::schedule(const Plan& plan) const {
   WalkRates scratch;
   const WalkRates& walk = rates(plan.kv_heads_per_task(), scratch);
+  double stretch = 1.0;  // to the price, where that is made otherwise
+  if (!profile_.kernels.empty() && !plan.tasks().empty()) {
+    std::vector<double> all;
+    stretch = price_on_kernels(plan).decode_ns / launch_span_ns(plan.tasks(), walk, all);
+  }
   std::vector<ScheduledTask> scheduled;
   std::vector<double> loads;
   double launch_begin_ns = 0.0;
@@ -383,7 +423,7 @@ std::vector<ScheduledTask> PriceModel::schedule(const Plan& plan) const {
     }
     const auto tasks = plan.tasks().subspan(static_cast<std::size_t>(launch.begin),
                                             static_cast<std::size_t>(launch.end - launch.begin));
-    const double span_ns = launch_span_ns(tasks, walk, loads);
+    const double span_ns = stretch * launch_span_ns(tasks, walk, loads);
     const double ns_per_load = loads.empty() ? 0.0 : span_ns / loads.front();  // sorted: the most loaded slot
     launch_begin_ns += correction_.fixed * profile_.launch_ns;
     std::vector<double> ends(static_cast<std::size_t>(num_slots_), 0.0);

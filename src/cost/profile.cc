@@ -153,6 +153,11 @@ Status validate(const DeviceProfile& profile) {
   PKV_RETURN_IF_ERROR(check_rate("paper.read_bytes_per_ns", profile.paper.read_bytes_per_ns));
   PKV_RETURN_IF_ERROR(check_range("paper.min_tasks_per_worker", profile.paper.min_tasks_per_worker, 1e-6, 1e6));
   PKV_RETURN_IF_ERROR(check_time("paper.launch_ns", profile.paper.launch_ns));
+  if (!profile.kernels.empty() && (profile.kernels != kH100Kernels || profile.kind != DeviceKind::kGpu)) {
+    return bad(fmt::format("'{}' of a {} profile is not '{}' of a gpu profile, the only table of kernels there is",
+                           profile.kernels, device_kind_name(profile.kind), kH100Kernels),
+               "kernels");
+  }
   return check_external(profile.external);
 }
 

@@ -187,6 +187,9 @@ DeviceProfile read_profile(const Json& json, const std::string& place) {
                    .min_tasks_per_worker = paper.number("min_tasks_per_worker"),
                    .launch_ns = paper.number("launch_ns")};
   paper.finish();
+  if (fields.has("kernels")) {
+    profile.kernels = fields.text("kernels");
+  }
   fields.finish();
   return profile;
 }
@@ -276,6 +279,9 @@ std::string profile_json(const DeviceProfile& profile) {
                     {"plan_page_ns", kernel.plan_page_ns}});
   }
   json["external"] = std::move(list);
+  if (!profile.kernels.empty()) {
+    json["kernels"] = profile.kernels;
+  }
   return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 

@@ -14,10 +14,10 @@ namespace pkv {
 
 class RoutePlanner {
  public:
-  /// What `split` does when the user gives no splits.
+  /// What `split` and `workqueue` do when the user gives no splits.
   enum class SplitChoice : std::uint8_t {
     kByWorkers,  // as make_plan: a few tasks a worker
-    kGpuRule,    // gpu_rule: the plan that a GPU is meant to run
+    kGpuRule,    // the best of the route by gpu_rule
     kCpuRule,    // `pages` follows cpu_rule, where the user gives neither splits nor heads a task
   };
 

@@ -52,13 +52,18 @@ TEST(GpuRuleProperty, RandomBatches_GetPlansWithinLimits) {
     const Step step = random_step(random);
     const BatchState batch = step.batch();
     const std::int32_t num_sms = kSmCounts[random.below(std::size(kSmCounts))];
-    const PlanOptions options = gpu_rule(batch, num_sms);
+    const Route named[] = {Route::kSplit, Route::kWorkqueue};
+    const std::optional<Route> route = i % 3 == 0 ? std::nullopt : std::optional(named[i % 3 - 1]);
+    const PlanOptions options = gpu_rule(batch, num_sms, route);
+    ASSERT_EQ(options.route, route.value_or(options.route));
     const Result<Plan> plan = make_plan(batch, options);
     ASSERT_TRUE(plan.ok()) << plan.error().to_string();
     ASSERT_FALSE(is_external(plan->route()));
     const std::int64_t heads = batch.shape().num_kv_heads;
     ASSERT_LE(plan->counters().num_tasks, batch.attended_tokens() * heads / 64 + batch.num_rows() * heads);
-    expect_proportional_splits(batch, *plan);
+    if (options.route == Route::kSplit) {
+      expect_proportional_splits(batch, *plan);
+    }
     if (HasFatalFailure()) {
       FAIL() << num_sms << " SMs: " << plan->to_string(100);
     }
@@ -74,6 +79,14 @@ TEST(GpuRuleProperty, SameBatch_GetsTheSamePlan) {
     ASSERT_TRUE(std::ranges::equal(first.tasks(), second.tasks()));
     ASSERT_EQ(first.to_string(), second.to_string());
   }
+}
+
+// The tail of equal chunks is a chunk; that of equal counts is a part of the shortest row.
+TEST(GpuRuleProperty, FewRowsOfUnlikeLengths_AreCutIntoEqualCounts_EqualRowsIntoChunks) {
+  const Step unlike = step_of({60000, 40000, 9000, 7000, 5000, 4000, 3000, 2500});
+  EXPECT_EQ(gpu_rule(unlike.batch(), 132).route, Route::kWorkqueue);
+  const Step equal = step_of(std::vector<std::int32_t>(8, 32768));
+  EXPECT_EQ(gpu_rule(equal.batch(), 132).route, Route::kSplit);
 }
 
 TEST(GpuRuleProperty, NoRows_PlanToNothing) {

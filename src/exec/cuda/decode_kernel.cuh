@@ -40,7 +40,7 @@ KernelEntry decode_entry(const char* name, ElementType type, KernelWidth width) 
           .threads = C::kThreads,
           .shared_bytes = C::kSharedBytes,
           .blocks_per_sm = C::kBlocksPerSm,
-          .draws_tasks = true,
+          .draws_tasks = C::kBlocksPerSm == 1,
           .type = type,
           .width = width,
           .max_head_dim = C::kHeadDim,

@@ -55,7 +55,7 @@ TEST(GpuKernels, OneTaskMoreThanTheBlocks_CostsAnotherWave) {
   const AttentionShape shape = shape_of(128, 1);
   const GpuKernelClass& kernels = gpu_kernel_class(shape);
   const auto price = [&](std::int64_t count) {
-    return gpu_price_us(shape, kernels, KernelWidth::kWide, sizes_of(4096, count), kSms);
+    return gpu_price(shape, kernels, KernelWidth::kWide, sizes_of(4096, count), kSms).total_us();
   };
   EXPECT_GT(price(kSms + 1) - price(kSms), 5 * (price(kSms) - price(kSms - 1)));
 }
