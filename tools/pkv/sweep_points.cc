@@ -209,7 +209,7 @@ class SweepBuilder {
   void add(const RunArguments& run, SweepAxes axes) {
     const RunOptions options = resolve_point(run, arguments_);
     trace_ ? add_trace(run, options, std::move(axes))
-           : add_lens(run, options, default_lens(), lens_text(), std::move(axes));
+           : add_lens(run, options, default_lens(), "lens:" + lens_text(), std::move(axes));
   }
 
   [[nodiscard]] std::string lens_text() const { return arguments_.lens.value_or(kDefaultLens); }
@@ -228,7 +228,7 @@ class SweepBuilder {
     step.repeats = repeats_;
     const auto source = unwrap(make_repeated_source(step));
     RunRecords head;
-    head.trace = "lens:" + text;
+    head.trace = text;
     sweep_.turns.push_back({.options = options,
                             .make_source = [step] { return make_repeated_source(step); },
                             .records = begin_records(options, step.page_size, *source, std::move(head))});
@@ -274,7 +274,7 @@ class SweepBuilder {
         options.routes.back().splits = count;
       }
     }
-    trace_ ? add_trace(run, options, {}) : add_lens(run, options, default_lens(), lens_text(), {});
+    trace_ ? add_trace(run, options, {}) : add_lens(run, options, default_lens(), "lens:" + lens_text(), {});
     list_ = {"splits", text};
   }
 
