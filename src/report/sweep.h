@@ -95,7 +95,7 @@ struct CapacityPoint {
   std::int32_t context_tokens = 1;
   std::int32_t group_size = 1;
   /// "split", "flashinfer-tensor"; its splits.
-  std::string route;
+  std::string route = {};
   std::int32_t splits = 1;
   /// Of one layer, and of planning once a step.
   double layer_ns = 0.0;
