@@ -189,8 +189,8 @@ TEST(SweepCli, Interrupted_KeepsWhatWasMeasured) {
   const TemporaryFolder folder;
   const std::string path = folder.path("sweep.json");
   const ProcessResult result =
-      run_pkv({"sweep", "groups", "--lens", "2x3000", "--groups", "1,2", "--rounds", "1000000", "--repeats", "1",
-               "--verify", "off", "--threads", "1", "--no-pin", "--json", path, "--memory-limit", "256MiB"},
+      run_pkv({"sweep", "groups", "--lens", "2x300", "--groups", "1,2", "--rounds", "1000000", "--repeats", "1",
+               "--verify", "off", "--threads", "1", "--no-pin", "--json", path, "--memory-limit", "64MiB"},
               {.interrupt_after_ms = 2500});
   EXPECT_EQ(result.exit_code, 130) << result.err;
   EXPECT_THAT(result.err, HasSubstr("pkv: interrupted"));

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <limits>
 #include <memory>
 #include <utility>
 
@@ -11,6 +12,7 @@
 #include "explanation.h"
 #include "machine_profile.h"
 #include "output.h"
+#include "persistentkv/cuda.h"
 #include "persistentkv/decision.h"
 #include "replay/replay.h"
 #include "replay/session.h"
@@ -97,21 +99,34 @@ RunOptions resolve_options(const Arguments& arguments) {
   options.learning = arguments.learns() ? Learning::kOn : Learning::kOff;
   options.verify = VerifyMode::kOff;
   options.routes = {{.route = Route::kRow, .splits = std::nullopt, .policy = PolicyKind::kAuto}};
-  // As a run does: the workers are this machine's, whatever the profile was measured with.
-  if (arguments.measures() && options.backend == BackendKind::kCpu) {
-    options.profile->num_workers = options.cpu.threads.value_or(unwrap(read_topology()).num_cores());
-  }
   return options;
 }
 
-/// Whether routes of another project take part: where they are priced and, if it is measured, can run.
-enum class External { kWherePriced, kNone };
-
-Policy make_policy(const RunOptions& options, std::int32_t page_size, External external) {
-  PolicyOptions policy{.learning = options.learning};
-  if (external == External::kWherePriced) {
-    for (const ExternalKernel& kernel : options.profile->external) policy.routes.push_back(kernel.route);
+/// What the machine that measures decides: as in a run, the workers are its own, whatever the profile was measured
+/// with, and routes of another project take part only where it runs them.
+std::vector<Route> adapt_to_machine(RunOptions& options) {
+  std::vector<Route> external;
+  if (options.backend == BackendKind::kCpu) {
+    options.profile->num_workers = options.cpu.threads.value_or(unwrap(read_topology()).num_cores());
+    return external;
   }
+  const auto backend = unwrap(CudaBackend::create(options.cuda));
+  options.profile->num_workers = backend->num_workers();
+  for (const ExternalKernel& kernel : options.profile->external) {
+    if (backend->supports(kernel.route)) external.push_back(kernel.route);
+  }
+  return external;
+}
+
+std::vector<Route> priced_external(const DeviceProfile& profile) {
+  std::vector<Route> external;
+  for (const ExternalKernel& kernel : profile.external) external.push_back(kernel.route);
+  return external;
+}
+
+Policy make_policy(const RunOptions& options, std::int32_t page_size, const std::vector<Route>& external) {
+  PolicyOptions policy{.learning = options.learning};
+  for (const Route route : external) policy.routes.push_back(route);
   return unwrap(Policy::make(
       *options.profile,
       {.shape = options.shape, .kv_dtype = options.kv_dtype, .order = options.order, .page_size = page_size}, policy));
@@ -283,10 +298,6 @@ struct Outputs {
   std::optional<OutputFile> timeline;
 };
 
-bool lacks_external(const Error& error) {
-  return error.code == ErrorCode::kUnsupported && error.where.starts_with("route flashinfer");
-}
-
 struct StepInput {
   std::string title;
   StepBatch batch;
@@ -348,7 +359,7 @@ struct Walk {
 
 // Measured steps are those of `records`, from the first on; where there are none, prices alone.
 Walk walk_trace(const RunOptions& options, const Trace& trace, const ReplayOptions& replay, const RunRecords* records,
-                External external, ChromeTrace* timeline) {
+                const std::vector<Route>& external, ChromeTrace* timeline) {
   Walk walk{.policy = make_policy(options, replay.admission.page_size, external),
             .lines = {},
             .last = StepBatch(options, replay.admission.page_size, {}),
@@ -421,8 +432,8 @@ std::optional<RunRecords> measure_trace(const Arguments& arguments, const Trace&
   return records;
 }
 
-int explain_trace(const Arguments& arguments, const RunOptions& options, const Trace& trace, External external,
-                  Outputs& outputs) {
+int explain_trace(const Arguments& arguments, const RunOptions& options, const Trace& trace,
+                  const std::vector<Route>& external, Outputs& outputs) {
   const ReplayOptions replay = replay_options(arguments, options, trace);
   std::optional<RunRecords> records;
   if (arguments.measures()) records = measure_trace(arguments, trace, replay);
@@ -454,7 +465,8 @@ int explain_trace(const Arguments& arguments, const RunOptions& options, const T
   return conclude(records ? exit_code_of(*records) : kExitOk, shown);
 }
 
-int explain(const Arguments& arguments, const RunOptions& options, External external, Outputs& outputs) {
+int explain(const Arguments& arguments, const RunOptions& options, const std::vector<Route>& external,
+            Outputs& outputs) {
   const std::int32_t page_size = page_size_of(arguments.run.kv);
   if (arguments.trace.trace) {
     return explain_trace(arguments, options, load_trace(arguments.trace, page_size), external, outputs);
@@ -468,16 +480,11 @@ int explain(const Arguments& arguments, const RunOptions& options, External exte
 
 int run(const Arguments& arguments) {
   check_arguments(arguments);
-  const RunOptions options = resolve_options(arguments);
+  RunOptions options = resolve_options(arguments);
   Outputs outputs(arguments);
-  const bool can_run_external = !arguments.measures() || options.backend == BackendKind::kCuda;
-  if (!can_run_external) return explain(arguments, options, External::kNone, outputs);
-  try {
-    return explain(arguments, options, External::kWherePriced, outputs);
-  } catch (const Failure& failure) {
-    if (!arguments.measures() || !lacks_external(failure.error)) throw;
-  }
-  return explain(arguments, options, External::kNone, outputs);  // a build without FlashInfer
+  const std::vector<Route> external =
+      arguments.measures() ? adapt_to_machine(options) : priced_external(*options.profile);
+  return explain(arguments, options, external, outputs);
 }
 
 }  // namespace
