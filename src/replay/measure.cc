@@ -467,8 +467,7 @@ std::size_t largest(std::span<const PreparedTurn> prepared, DType dtype) {
   const auto bytes = [&](const PreparedTurn& turn) {
     return KvPool::allocated_bytes(turn.layout, dtype, turn.needs.pool_pages);
   };
-  return static_cast<std::size_t>(
-      std::ranges::max_element(prepared, {}, bytes) - prepared.begin());
+  return static_cast<std::size_t>(std::ranges::max_element(prepared, {}, bytes) - prepared.begin());
 }
 
 Status simulate_turns(std::span<Turn> turns, const Sources& sources, RunObserver& observer) {

@@ -84,12 +84,18 @@ std::string signed_percent(const std::optional<double>& fraction) {
 
 std::string spread_text(const std::optional<double>& spread) { return percent(spread, 1); }
 
-// "split 24", "pages 6 (80%)".
+// Another project's route says nothing of splits.
+std::string plan_text(const std::string& route, std::int32_t splits) {
+  const auto parsed = parse_route(route);
+  return parsed.ok() && is_external(*parsed) ? route : fmt::format("{} {}", route, splits);
+}
+
+// "split 24", "pages 6 (80% of steps)".
 std::string choice_text(const SweepPoint& point) {
   if (point.chosen_route.empty()) {
     return "-";
   }
-  return fmt::format("{} {}{}", point.chosen_route, point.chosen_splits,
+  return fmt::format("{}{}", plan_text(point.chosen_route, point.chosen_splits),
                      point.chosen_share < 0.995 ? fmt::format(" ({:.0f}% of steps)", point.chosen_share * 100.0) : "");
 }
 
@@ -233,7 +239,7 @@ std::string capacity_rows(const CapacityRecords& records, TextStyle style) {
                    fmt::format("{:.1f}", point.layer_ns * 1e-3), fmt::format("{:.1f}", point.plan_ns * 1e-3),
                    fmt::format("{:.1f}", gb_per_s),
                    fmt::format("{:.2f}", static_cast<double>(point.layer_kv_bytes) * records.layers / kGib),
-                   fmt::format("{} {}", point.route, point.splits)});
+                   plan_text(point.route, point.splits)});
   }
   return table.render(style);
 }

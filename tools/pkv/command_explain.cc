@@ -38,7 +38,6 @@ constexpr std::int64_t kDefaultSteps = 48;
 constexpr std::int64_t kDefaultRepeats = 5;
 constexpr std::int64_t kMaxRepeats = 1000;
 constexpr std::int64_t kMaxStep = 10'000'000;
-constexpr std::int64_t kDefaultSeed = 1;  // of a step's K and V; a trace has its own
 
 struct Arguments {
   TraceArguments trace;
@@ -93,9 +92,7 @@ void check_arguments(const Arguments& a) {
 RunOptions resolve_options(const Arguments& arguments) {
   RunArguments resolved = arguments.run;
   resolved.policy.policy = PolicyKind::kAuto;
-  const auto seed = arguments.trace.trace ? seed_of(arguments.trace)
-                                          : static_cast<std::uint64_t>(arguments.trace.seed.value_or(kDefaultSeed));
-  RunOptions options = resolve(resolved, seed);
+  RunOptions options = resolve(resolved, seed_of(arguments.trace));
   options.learning = arguments.learns() ? Learning::kOn : Learning::kOff;
   options.verify = VerifyMode::kOff;
   options.routes = {{.route = Route::kRow, .splits = std::nullopt, .policy = PolicyKind::kAuto}};
@@ -168,6 +165,15 @@ PlanOptions plan_options(const Candidate& candidate, const PriceModel& model) {
   return options;
 }
 
+/// Of the plan that runs: among candidates of one price the first need not be it.
+Candidate chosen_of(const Decision& decision) {
+  const Plan& plan = decision.plan;
+  return {.route = plan.route(),
+          .max_splits = plan.max_splits(),
+          .kv_heads_per_task = plan.kv_heads_per_task(),
+          .predicted_ns = decision.price.total_ns()};
+}
+
 /// Candidates that the search priced, then the closest of those that it left out: some, and one of every route at
 /// least, so that a reader sees what each route would have cost.
 class CandidateList {
@@ -176,7 +182,7 @@ class CandidateList {
 
   /// The chosen one keeps its plan.
   void add_chosen(const Decision& decision) {
-    list_.push_back({.candidate = decision.candidates.front(),
+    list_.push_back({.candidate = chosen_of(decision),
                      .price = decision.price,
                      .counters = decision.plan.counters(),
                      .measured = std::nullopt});
@@ -382,7 +388,7 @@ Walk walk_trace(const RunOptions& options, const Trace& trace, const ReplayOptio
     line.step_idx = static_cast<std::int64_t>(idx) + replay.skip_steps;
     line.num_rows = static_cast<std::int32_t>(rows.seq_lens.size());
     for (const std::int32_t len : rows.seq_lens) line.tokens += len;
-    line.chosen = decision.candidates.front();
+    line.chosen = chosen_of(decision);
     line.kept = decision.candidates.size() == 1 && idx > 0;
     line.price = decision.price;
     line.occupancy = occupancy(decision.plan, walk.policy.model());

@@ -99,6 +99,11 @@ std::string route_text(const Candidate& candidate) {
 
 std::string splits_text(std::int32_t splits) { return fmt::format("{} split{}", splits, splits == 1 ? "" : "s"); }
 
+// What a candidate is cut into; another project's route says nothing of it.
+std::string cut_text(const Candidate& candidate, std::int32_t count) {
+  return is_external(candidate.route) ? "-" : fmt::format("{}", count);
+}
+
 double tasks_per_slot(const ExplainedCandidate& explained, const PriceModel& model) {
   return static_cast<double>(explained.counters.num_tasks) / model.num_slots();
 }
@@ -120,10 +125,11 @@ std::string candidate_table(const StepExplanation& step, const PriceModel& model
     const ExplainedCandidate& it = step.candidates[i];
     const auto& measured = it.measured;
     table.add_row(
-        {route_text(it.candidate), fmt::format("{}", it.candidate.max_splits),
-         fmt::format("{}", it.candidate.kv_heads_per_task), fmt::format("{}", it.counters.num_tasks),
-         fmt::format("{:.1f}", tasks_per_slot(it, model)), us(it.price.total_ns()), us(it.price.device_ns),
-         measured ? us(measured->device_ns) : "-", measured ? fmt::format("{:.1f}%", measured->spread * 100.0) : "-",
+        {route_text(it.candidate), cut_text(it.candidate, it.candidate.max_splits),
+         cut_text(it.candidate, it.candidate.kv_heads_per_task), cut_text(it.candidate, it.counters.num_tasks),
+         is_external(it.candidate.route) ? "-" : fmt::format("{:.1f}", tasks_per_slot(it, model)),
+         us(it.price.total_ns()), us(it.price.device_ns), measured ? us(measured->device_ns) : "-",
+         measured ? fmt::format("{:.1f}%", measured->spread * 100.0) : "-",
          measured ? fmt::format("{:+.0f}%", (it.price.device_ns / measured->device_ns - 1.0) * 100.0) : "-",
          verdict(it, winner, model, i == 0)},
         i == 0 ? CellTone::kGood : CellTone::kNormal);
@@ -148,8 +154,8 @@ std::string terms_table(const StepExplanation& step, TextStyle style) {
                    {"plan"}});
   for (std::size_t i = 0; i < std::min(step.candidates.size(), kShownCandidates); ++i) {
     const auto& [candidate, price, counters, measured] = step.candidates[i];
-    table.add_row({route_text(candidate), fmt::format("{}", candidate.max_splits),
-                   fmt::format("{}", candidate.kv_heads_per_task), us(price.memory_ns), us(price.arithmetic_ns),
+    table.add_row({route_text(candidate), cut_text(candidate, candidate.max_splits),
+                   cut_text(candidate, candidate.kv_heads_per_task), us(price.memory_ns), us(price.arithmetic_ns),
                    us(price.tail_ns), us(price.task_ns), us(price.merge_ns), us(price.launch_ns), us(price.plan_ns)},
                   i == 0 ? CellTone::kGood : CellTone::kNormal);
   }
@@ -288,6 +294,7 @@ Json candidate_object(const ExplainedCandidate& it, const Price& winner, const P
 }
 
 std::string choice_text(const Candidate& chosen) {
+  if (is_external(chosen.route)) return std::string(route_name(chosen.route));
   return fmt::format("{} {}, {} head{}", route_name(chosen.route), chosen.max_splits, chosen.kv_heads_per_task,
                      chosen.kv_heads_per_task == 1 ? "" : "s");
 }
