@@ -121,6 +121,9 @@ class Policy {
   /// the price; a single step at most by kMaxStep. Without effect while learning is off.
   void observe(const Price& predicted, const RunTimes& measured);
 
+  /// The next step is decided anew, whatever the last choice was.
+  void forget_choice() { last_.reset(); }
+
   [[nodiscard]] const PriceModel& model() const { return model_; }
   [[nodiscard]] const PolicyOptions& options() const { return options_; }
 

@@ -76,6 +76,17 @@ Status KvPool::mirror(DeviceMemory& device, const std::function<bool()>& cancell
   return {};
 }
 
+void KvPool::show_as(const KvLayout& layout, std::int64_t min_pages) {
+  constexpr std::int64_t kMaxPages = std::numeric_limits<std::int32_t>::max();
+  const std::int64_t fitting =
+      (static_cast<std::int64_t>(memory_.size()) - kPaddingBytes) / page_bytes(layout, view_.dtype);
+  const std::int64_t num_pages = std::clamp(fitting, min_pages, std::max(min_pages, kMaxPages));
+  view_ = view_at(memory_.as<std::byte>(), layout, view_.dtype, num_pages);
+  if (mirror_) {
+    mirror_view_ = view_at(mirror_->as<std::byte>(), layout, view_.dtype, num_pages);
+  }
+}
+
 std::int64_t choose_pool_pages(std::int64_t trace_pages, std::int64_t page_bytes, std::int64_t cache_bytes,
                                std::int64_t budget_bytes) {
   constexpr std::int64_t kMaxPages = std::numeric_limits<std::int32_t>::max();
@@ -88,6 +99,8 @@ PageRotation PageRotation::spread(std::int64_t num_pages) {
   constexpr double kGoldenSection = 0.6180339887498949;
   return {num_pages, static_cast<std::int64_t>(static_cast<double>(num_pages) * kGoldenSection)};
 }
+
+void PageRotation::start_at(double part) { shift_ = static_cast<std::int64_t>(static_cast<double>(num_pages_) * part); }
 
 void PageRotation::next(std::span<const std::int32_t> page_ids, std::vector<std::int32_t>& shifted) {
   shift_ = (shift_ + stride_) % num_pages_;

@@ -31,6 +31,10 @@ class KvPool {
   /// then on. Errors: kResourceExhausted, those of upload(), kCancelled.
   Status mirror(DeviceMemory& device, const std::function<bool()>& cancelled);
 
+  /// The same memory as pages of another layout of the same type, as many as fit; any cut of random values is
+  /// random. Requires a layout of which at least `min_pages` fit.
+  void show_as(const KvLayout& layout, std::int64_t min_pages);
+
   /// Bytes of K and V of one page.
   static std::int64_t page_bytes(const KvLayout& layout, DType dtype);
 
@@ -64,6 +68,9 @@ class PageRotation {
 
   /// Golden-section stride: any few consecutive shifts lie far apart. For steps that use a part of the pool.
   static PageRotation spread(std::int64_t num_pages);
+
+  /// Begins elsewhere: `part` in [0, 1) of the pool further.
+  void start_at(double part);
 
   /// Writes the ids under the next shift to `shifted` (same size).
   void next(std::span<const std::int32_t> page_ids, std::vector<std::int32_t>& shifted);

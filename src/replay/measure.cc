@@ -5,12 +5,14 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <functional>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
 
+#include "base/check.h"
 #include "base/clock.h"
 #include "persistentkv/cuda.h"
 #include "replay/crew.h"
@@ -174,15 +176,15 @@ PageRotation choose_rotation(const StepSource& source, std::int64_t pool_pages) 
 /// backend pins this thread, and what is planned from the CPUs this thread may use before that, too.
 class Workshop {
  public:
-  explicit Workshop(const RunOptions& options) : options_(options) {}
+  explicit Workshop(const RunOptions& options) : options_(&options) {}
 
   /// Takes or makes the backend unless it is the CPU's. Errors: those of CudaBackend::create.
   Status choose_backend(Backend* callers_backend) {
     backend_ = callers_backend;
-    if (backend_ != nullptr || options_.backend == BackendKind::kCpu) {
+    if (backend_ != nullptr || options_->backend == BackendKind::kCpu) {
       return {};
     }
-    auto made = CudaBackend::create(options_.cuda);
+    auto made = CudaBackend::create(options_->cuda);
     if (!made.ok()) {
       return made.error();
     }
@@ -204,15 +206,28 @@ class Workshop {
     }
     crew_ = std::move(*crew);
     PKV_RETURN_IF_ERROR(make_cpu());
-    PKV_RETURN_IF_ERROR(check_support(options_, *backend_));
+    PKV_RETURN_IF_ERROR(check_support(*options_, *backend_));
     PKV_RETURN_IF_ERROR(open_mlp(source.bounds().max_rows));
-    const DType query_dtype = options_.query_dtype.value_or(options_.kv_dtype);
-    kv_block_.emplace(options_.kv_dtype, options_.data_seed);
-    if (query_dtype != options_.kv_dtype) {
-      query_block_.emplace(query_dtype, options_.data_seed);
+    const DType query_dtype = options_->query_dtype.value_or(options_->kv_dtype);
+    kv_block_.emplace(options_->kv_dtype, options_->data_seed);
+    if (query_dtype != options_->kv_dtype) {
+      query_block_.emplace(query_dtype, options_->data_seed);
     }
     return open_pool(layout, observer);
   }
+
+  /// Before open().
+  void turn_to(const RunOptions& options) { options_ = &options; }
+  /// Another run in the same memory: its options, and the pool in its layout. The options outlive the next turn.
+  void turn_to(const RunOptions& options, const KvLayout& layout, const Needs& needs) {
+    options_ = &options;
+    needs_ = needs;
+    pool_->show_as(layout, needs.pool_pages);
+    needs_.pool_pages = pool_->view().num_pages;
+  }
+
+  /// Errors: kUnsupported.
+  Status check() { return check_support(*options_, *backend_); }
 
   void describe(RunRecords& records) const {
     const std::int64_t pool_bytes = needs_.pool_pages * needs_.page_bytes;
@@ -221,12 +236,12 @@ class Workshop {
     records.backend = backend_->describe();
     records.num_workers = backend_->num_workers();
     records.worker_kind = backend_->device_memory() == nullptr ? WorkerKind::kThread : WorkerKind::kSm;
-    const double factor = Tolerance::logit_factor(options_.shape);
-    if (options_.verify != VerifyMode::kOff && factor > 1.0) {
+    const double factor = Tolerance::logit_factor(options_->shape);
+    if (options_->verify != VerifyMode::kOff && factor > 1.0) {
       records.notes.push_back(fmt::format(
           "softmax scale {:g} makes logits {:.3g} times the usual size, and their FP32 rounding with them: fp32 error "
           "limits are as much wider",
-          *options_.shape.softmax_scale, factor));
+          *options_->shape.softmax_scale, factor));
     }
     if (pool_bytes < saturating_mul(kMinCachesInPool, needs_.cache_bytes)) {
       records.notes.push_back(
@@ -249,7 +264,7 @@ class Workshop {
         setting.external.push_back(route);
       }
     }
-    RunOptions options = options_;
+    RunOptions options = *options_;
     if (options.profile) {
       options.profile->num_workers = backend_->num_workers();
     }
@@ -257,7 +272,7 @@ class Workshop {
   }
 
   SessionParts parts(const StepSource& source, RunObserver& observer) {
-    return {.options = options_,
+    return {.options = *options_,
             .backend = *backend_,
             .pool = *pool_,
             .rotation = choose_rotation(source, needs_.pool_pages),
@@ -272,7 +287,7 @@ class Workshop {
     if (backend_ != nullptr) {
       return {};
     }
-    auto made = make_cpu_backend(options_.cpu);
+    auto made = make_cpu_backend(options_->cpu);
     if (!made.ok()) {
       return made.error();
     }
@@ -283,7 +298,7 @@ class Workshop {
 
   Status open_pool(const KvLayout& layout, const RunObserver& observer) {
     const std::function<bool()> cancelled = [&] { return observer.cancelled(); };
-    auto pool = KvPool::make(layout, options_.kv_dtype, needs_.pool_pages,
+    auto pool = KvPool::make(layout, options_->kv_dtype, needs_.pool_pages,
                              {.block = *kv_block_, .crew = *crew_, .cancelled = cancelled});
     if (!pool.ok()) {
       return pool.error();
@@ -294,20 +309,20 @@ class Workshop {
 
   Result<std::unique_ptr<MlpLayer>> make_mlp(const MlpLayer::Setting& setting) {
     if (device() == nullptr) {
-      return MlpLayer::make(options_.shape, *options_.mlp, setting, *crew_);
+      return MlpLayer::make(options_->shape, *options_->mlp, setting, *crew_);
     }
     if (auto* cuda = dynamic_cast<CudaBackend*>(backend_)) {
-      return make_cublas_mlp(options_.shape, *options_.mlp, setting, *cuda);
+      return make_cublas_mlp(options_->shape, *options_->mlp, setting, *cuda);
     }
     return Error{ErrorCode::kUnsupported,
                  fmt::format("there is no proxy for the {} backend, only for cpu and cuda", backend_->name()), "mlp"};
   }
 
   Status open_mlp(std::int64_t max_rows) {
-    if (!options_.mlp) {
+    if (!options_->mlp) {
       return {};
     }
-    auto made = make_mlp({.max_rows = max_rows, .seed = options_.data_seed});
+    auto made = make_mlp({.max_rows = max_rows, .seed = options_->data_seed});
     if (!made.ok()) {
       return made.error();
     }
@@ -315,7 +330,7 @@ class Workshop {
     return {};
   }
 
-  const RunOptions& options_;
+  const RunOptions* options_;
   Needs needs_;
   std::unique_ptr<Crew> crew_;
   std::unique_ptr<Backend> own_backend_;
@@ -358,6 +373,148 @@ Result<RunRecords> execute_on(const RunOptions& options, StepSource& source, Bac
     records.error = status.error();
   }
   return records;
+}
+
+/// Progress of all turns as one; each session knows only its own.
+class TurnsObserver : public RunObserver {
+ public:
+  TurnsObserver(RunObserver& outer, std::optional<std::int64_t> total) : outer_(outer), total_(total) {}
+
+  void on_progress(const Progress& progress) override {
+    done_ += progress.phase == RunPhase::kMeasuring && progress.done > 0 ? 1 : 0;
+    outer_.on_progress({.phase = progress.phase, .done = done_, .total = total_, .num_rows = progress.num_rows});
+  }
+  [[nodiscard]] bool cancelled() const override { return outer_.cancelled(); }
+
+ private:
+  RunObserver& outer_;
+  std::optional<std::int64_t> total_;
+  std::int64_t done_ = 0;
+};
+
+/// A turn as it waits for the next round.
+struct PreparedTurn {
+  KvLayout layout;
+  Needs needs;
+  std::unique_ptr<Session> session;
+};
+
+using Sources = std::vector<std::unique_ptr<StepSource>>;
+
+Result<Sources> make_sources(std::span<Turn> turns) {
+  Sources sources;
+  for (Turn& turn : turns) {
+    auto source = turn.make_source();
+    if (!source.ok()) {
+      return source.error();
+    }
+    sources.push_back(*std::move(source));
+  }
+  return sources;
+}
+
+/// Steps of all rounds, if every source knows its own.
+std::optional<std::int64_t> count_steps(const Sources& sources, std::int32_t rounds) {
+  std::int64_t steps = 0;
+  for (const auto& source : sources) {
+    if (!source->max_steps()) {
+      return std::nullopt;
+    }
+    steps += *source->max_steps();
+  }
+  return steps * rounds;
+}
+
+Status check_turns(std::span<const Turn> turns) {
+  const RunOptions& first = turns.front().options;
+  for (const Turn& turn : turns) {
+    PKV_RETURN_IF_ERROR(validate(turn.options));
+    if (turn.options.kv_dtype != first.kv_dtype || turn.options.query_dtype != first.query_dtype ||
+        turn.options.backend != first.backend || turn.options.mlp) {
+      return Error{ErrorCode::kInvalidArgument, "types and backend of all turns must be the same, without a proxy",
+                   "turns"};
+    }
+  }
+  return {};
+}
+
+void mark_interrupted(std::span<Turn> turns) {
+  for (Turn& turn : turns) {
+    turn.records.interrupted = true;
+  }
+}
+
+/// The memory of every turn alone; the pool is made for the one that needs most.
+Result<std::vector<PreparedTurn>> plan_turns(std::span<const Turn> turns, const Sources& sources,
+                                             const DeviceMemory* device) {
+  std::vector<PreparedTurn> prepared;
+  for (std::size_t i = 0; i < turns.size(); ++i) {
+    const RunOptions& options = turns[i].options;
+    const auto layout = KvLayout::make(options.order, options.packing, turns[i].records.page_size, options.shape);
+    if (!layout.ok()) {
+      return layout.error();
+    }
+    const auto needs = plan_memory(options, *layout, *sources[i], device);
+    if (!needs.ok()) {
+      return needs.error();
+    }
+    prepared.push_back({.layout = *layout, .needs = *needs, .session = nullptr});
+  }
+  return prepared;
+}
+
+std::size_t largest(std::span<const PreparedTurn> prepared, DType dtype) {
+  const auto bytes = [&](const PreparedTurn& turn) {
+    return KvPool::allocated_bytes(turn.layout, dtype, turn.needs.pool_pages);
+  };
+  return static_cast<std::size_t>(std::ranges::max_element(prepared, {}, bytes) - prepared.begin());
+}
+
+Status simulate_turns(std::span<Turn> turns, const Sources& sources, RunObserver& observer) {
+  for (std::size_t i = 0; i < turns.size(); ++i) {
+    auto records = simulate_steps(turns[i].options, *sources[i], observer, std::move(turns[i].records));
+    if (!records.ok()) {
+      return records.error();
+    }
+    turns[i].records = *std::move(records);
+    if (turns[i].records.interrupted) {
+      mark_interrupted(turns);
+    }
+    if (turns[i].records.interrupted || turns[i].records.error) {
+      return {};
+    }
+    turns[i].round_ends.push_back(static_cast<std::int64_t>(turns[i].records.routes.front().steps.size()));
+  }
+  return {};
+}
+
+/// The session of a turn, whose layout the pool has at the moment.
+Status open_turn(Workshop& workshop, Turn& turn, PreparedTurn& prepared, const StepSource& source, double begin,
+                 RunObserver& observer) {
+  PKV_RETURN_IF_ERROR(workshop.check());
+  auto planners = workshop.planners(turn.records.page_size);
+  if (!planners.ok()) {
+    return planners.error();
+  }
+  SessionParts parts = workshop.parts(source, observer);
+  parts.rotation.start_at(begin);
+  prepared.session = std::make_unique<Session>(parts, *std::move(planners), turn.records);
+  workshop.describe(turn.records);
+  return {};
+}
+
+/// False: no more rounds.
+bool take_turn(Workshop& workshop, Turn& turn, PreparedTurn& prepared, StepSource& source) {
+  workshop.turn_to(turn.options, prepared.layout, prepared.needs);
+  const Status status = prepared.session->run(source);
+  if (!status.ok()) {
+    turn.records.error = status.error();
+  }
+  if (turn.records.error || turn.records.interrupted) {
+    return false;
+  }
+  turn.round_ends.push_back(static_cast<std::int64_t>(turn.records.routes.front().steps.size()));
+  return true;
 }
 
 /// One step planned by every route, in an order drawn for it as in execution.
@@ -466,6 +623,64 @@ Result<RunRecords> execute_steps(const RunOptions& options, StepSource& source, 
     return simulate_steps(options, source, observer, std::move(records));
   }
   return execute_on(options, source, nullptr, observer, std::move(records));
+}
+
+Status take_turns(std::vector<Turn>& turns, std::int32_t rounds, RunObserver& observer) {
+  PKV_ASSERT(!turns.empty() && rounds >= 1);
+  PKV_RETURN_IF_ERROR(check_turns(turns));
+  auto sources = make_sources(turns);
+  if (!sources.ok()) {
+    return sources.error();
+  }
+  const RunOptions& first = turns.front().options;
+  const bool simulated = first.backend == BackendKind::kSim;
+  TurnsObserver all(observer, count_steps(*sources, simulated ? 1 : rounds));
+  if (simulated) {
+    return simulate_turns(turns, *sources, all);
+  }
+  Workshop workshop(first);
+  PKV_RETURN_IF_ERROR(workshop.choose_backend(nullptr));
+  auto prepared = plan_turns(turns, *sources, workshop.device());
+  if (!prepared.ok()) {
+    return prepared.error();
+  }
+  all.on_progress({.phase = RunPhase::kPreparing, .done = 0, .total = {}, .num_rows = 0});
+  const std::size_t most = largest(*prepared, first.kv_dtype);
+  workshop.turn_to(turns[most].options);
+  const Status opened = workshop.open((*prepared)[most].layout, (*prepared)[most].needs, *(*sources)[most], all);
+  if (!opened.ok()) {
+    if (opened.error().code != ErrorCode::kCancelled) {
+      return opened;
+    }
+    mark_interrupted(turns);
+    return {};
+  }
+  constexpr double kGoldenSection = 0.6180339887498949;  // so that no turn reads what the one before it left in caches
+  for (std::size_t i = 0; i < turns.size(); ++i) {
+    workshop.turn_to(turns[i].options, (*prepared)[i].layout, (*prepared)[i].needs);
+    const double begin = static_cast<double>(i) * kGoldenSection;
+    PKV_RETURN_IF_ERROR(open_turn(workshop, turns[i], (*prepared)[i], *(*sources)[i], begin - std::floor(begin), all));
+  }
+  std::vector<std::size_t> order(turns.size());
+  for (std::int32_t round = 0; round < rounds; ++round) {
+    if (round > 0) {
+      sources = make_sources(turns);
+      if (!sources.ok()) {
+        return sources.error();
+      }
+    }
+    draw_order(first.data_seed, round, order);
+    for (const std::size_t i : order) {
+      if (take_turn(workshop, turns[i], (*prepared)[i], *(*sources)[i])) {
+        continue;
+      }
+      if (turns[i].records.interrupted) {
+        mark_interrupted(turns);
+      }
+      return {};
+    }
+  }
+  return {};
 }
 
 Result<RunRecords> execute_steps(const RunOptions& options, StepSource& source, Backend& backend, RunObserver& observer,

@@ -126,38 +126,6 @@ TEST(PolicyCli, OptionsWithoutEffect_AreErrors) {
   EXPECT_THAT(error_of({"verify", "--backend", "sim:h100"}), HasSubstr("nothing that could be verified"));
 }
 
-TEST(ExplainCli, Candidates_CarryTheirTerms) {
-  const TemporaryFolder folder;
-  const ProcessResult result = run_apart(folder, {"explain", "--lens", "48000,6000,6000", "--json", "-"});
-  ASSERT_EQ(result.exit_code, 0) << result.err;
-  const json explained = json::parse(result.out);
-  EXPECT_EQ(explained.at("profile"), "cpu");
-  const json& candidates = explained.at("candidates");
-  ASSERT_GT(candidates.size(), 1U);
-  for (const json& candidate : candidates) {
-    EXPECT_GE(candidate.at("total_ns").get<double>(), candidates[0].at("total_ns").get<double>());
-    EXPECT_GT(candidate.at("memory_ns").get<double>(), 0.0);
-  }
-  const ProcessResult table = run_apart(folder, {"explain", "--lens", "48000,6000,6000", "--profile", "h100"});
-  EXPECT_THAT(table.out, HasSubstr("why it lost"));
-  EXPECT_THAT(table.out, HasSubstr("flashinfer-tensor"));
-  EXPECT_THAT(table.out, HasSubstr("and 116 more"));
-}
-
-TEST(ExplainCli, ChromeTrace_HoldsEveryTask) {
-  const TemporaryFolder folder;
-  const std::string path = folder.path("step.json");
-  ASSERT_EQ(run_apart(folder, {"explain", "--lens", "9000,500", "--chrome-trace", path}).exit_code, 0);
-  const json events = json::parse(read_file(path)).at("traceEvents");
-  ASSERT_GT(events.size(), 1U);
-  for (const json& event : events) {
-    EXPECT_EQ(event.at("ph"), "X");
-    EXPECT_GT(event.at("dur").get<double>(), 0.0);
-  }
-  EXPECT_THAT(error_of({"explain"}), HasSubstr("--lens: is missing"));
-  EXPECT_THAT(error_of({"explain", "--lens", "8x0x", "--profile", "h100"}), HasSubstr("--lens"));
-}
-
 TEST(CalibrateCli, Profile_IsKeptAndServesThePolicy) {
   const TemporaryFolder folder;
   const std::vector<std::string> workers{"--threads", "1", "--no-pin"};

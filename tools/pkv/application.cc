@@ -32,6 +32,7 @@ constexpr const char* kExamples =
     "  pkv doctor                                 this machine, as pkv sees it\n"
     "  pkv calibrate                              its profile, for --policy auto\n"
     "  pkv explain --lens 48000,6000,6000         why the policy chooses what it does\n"
+    "  pkv sweep splits --lens 48000,6000         one axis point by point; also capacity of a profile\n"
     "\n"
     "Exit codes: 0 done, 1 verification failed, 2 bad input, 130 interrupted (what was measured is printed).";
 
@@ -58,7 +59,8 @@ class Application {
     app_.require_subcommand(0, 1);
     app_.allow_extras();
     commands_ = {add_tour(app_),  add_replay(app_), add_run(app_),       add_verify(app_),
-                 add_trace(app_), add_doctor(app_), add_calibrate(app_), add_explain(app_)};
+                 add_trace(app_), add_doctor(app_), add_calibrate(app_), add_explain(app_),
+                 add_sweep(app_)};
     for (const Command& command : commands_) command.app->allow_extras();
   }
 

@@ -23,6 +23,7 @@ Command add_trace(CLI::App& parent);
 Command add_doctor(CLI::App& parent);
 Command add_calibrate(CLI::App& parent);
 Command add_explain(CLI::App& parent);
+Command add_sweep(CLI::App& parent);
 Command add_tour(CLI::App& parent);
 
 /// The main job with its defaults: what `pkv` does without arguments.

@@ -40,6 +40,26 @@ TEST(RandomBlock, Streams_Differ) {
   EXPECT_NE(a, b);
 }
 
+TEST(KvPool, ShownAsAnotherLayout_HasAsManyPagesAsFit) {
+  const auto crew = Crew::make().value();
+  const RandomBlock block(DType::kF16, 1);
+  const KvLayout small = *KvLayout::make(KvOrder::kHND, KvPacking::kSeparate, 16, kShape);
+  auto pool = KvPool::make(small, DType::kF16, 9000, {block, *crew, kGoOn});
+  ASSERT_TRUE(pool.ok());
+  for (const KvPacking packing : {KvPacking::kSeparate, KvPacking::kPacked}) {
+    const KvLayout large = *KvLayout::make(KvOrder::kNHD, packing, 64, kShape);
+    pool->show_as(large, 1);
+    const PagedKv& kv = pool->view();
+    EXPECT_TRUE(validate(kv, kShape).ok());
+    EXPECT_EQ(kv.layout.page_size, 64);
+    EXPECT_GE(kv.num_pages, 1);
+    EXPECT_LE(KvPool::allocated_bytes(large, DType::kF16, kv.num_pages),
+              KvPool::allocated_bytes(small, DType::kF16, 9000));
+  }
+  pool->show_as(small, 9000);
+  EXPECT_EQ(pool->view().num_pages, 9000);
+}
+
 TEST(KvPool, AnyTwoPages_Differ) {
   const auto crew = Crew::make().value();
   const RandomBlock block(DType::kF16, 1);
