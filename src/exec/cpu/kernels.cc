@@ -94,6 +94,7 @@ Scratch carve(ScratchCarver& carver, const AttentionShape& shape, std::int64_t h
   scratch.v_lines = carver.take<const std::byte*>(line_pairs);
   scratch.segments_per_list = kLargeTileTokens * ceil_div<std::int64_t>(heads, shape.group_size());
   scratch.segments = carver.take<ReadSegment>(kSegmentLists * scratch.segments_per_list);
+  scratch.line_pairs = carver.take<const std::byte*>(std::int64_t{4} * kMostListedPairs);
   return scratch;
 }
 

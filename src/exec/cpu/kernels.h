@@ -19,6 +19,8 @@ namespace pkv {
 inline constexpr std::int32_t kTileTokens = 32;
 /// Tokens of the tile kernels' tiles in pages of 64 tokens and more (HND): all of a head's rows in one piece.
 inline constexpr std::int32_t kLargeTileTokens = 64;
+/// The tile kernels list so many pairs of lines of K (or V) of a tile at most: 32 KiB of addresses for two tiles.
+inline constexpr std::int32_t kMostListedPairs = 1024;
 /// Lanes of the widest vector: every row of scratch is padded to a multiple of it.
 inline constexpr std::int32_t kMaxLanes = 16;
 
@@ -63,11 +65,17 @@ struct Scratch {
   const std::byte** v_lines = nullptr;  // [tile_line_pairs]
   ReadSegment* segments = nullptr;      // [4][segments_per_list]: K and V of a tile and of the next
   std::int64_t segments_per_list = 0;   // rows of a tile
+  const std::byte** line_pairs = nullptr;  // [4][kMostListedPairs]: the same, where runs of bytes are short
 
   /// heads: query heads of a task; splits: of a merge range.
   static Scratch make(std::byte* memory, const AttentionShape& shape, std::int32_t heads, std::int32_t splits);
   static std::int64_t bytes(const AttentionShape& shape, std::int32_t heads, std::int32_t splits);
 };
+
+/// Pairs of lines of `tokens` rows of `heads` KV heads, however they lie.
+constexpr std::int64_t line_pairs(std::int64_t tokens, std::int64_t heads, std::int64_t row_bytes) {
+  return tokens * heads * ((row_bytes + 127) / 128);
+}
 
 /// Floats of a head's row in scratch.
 constexpr std::int32_t padded_dim(std::int32_t head_dim) { return (head_dim + kMaxLanes - 1) / kMaxLanes * kMaxLanes; }
