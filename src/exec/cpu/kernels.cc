@@ -23,7 +23,8 @@ inline void write_head_of_state(const StepArgs& args, std::int32_t row, std::int
 }
 
 /// Steps that a kernel of one instruction set takes go to it, the others to the general one.
-inline RanKernel decode_best(const StepArgs& args, const Task& task, const Scratch& scratch, const Lookahead& lookahead) {
+inline RanKernel decode_best(const StepArgs& args, const Task& task, const Scratch& scratch,
+                             const Lookahead& lookahead) {
 #if HWY_TARGET == HWY_AVX3
   if (avx512_tile_takes(args.shape)) {
     return avx512_tile_decode(args, task, scratch, lookahead);

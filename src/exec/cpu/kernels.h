@@ -57,16 +57,16 @@ struct Lookahead {
 
 /// What one worker needs besides its registers, sized for a plan. Every array is 64-byte aligned.
 struct Scratch {
-  float* q = nullptr;                   // [heads][padded_dim], scaled
-  float* acc = nullptr;                 // [heads][padded_dim]
-  float* p = nullptr;                   // [heads][kMostTileTokens]: logits, then weights
-  float* m = nullptr;                   // [heads][kMaxLanes]
-  float* l = nullptr;                   // [heads][kMaxLanes]
-  float* factors = nullptr;             // [max_splits]
-  const std::byte** k_lines = nullptr;  // [tile_line_pairs]: line pairs of the next tile's K
-  const std::byte** v_lines = nullptr;  // [tile_line_pairs]
-  ReadSegment* segments = nullptr;      // [4][segments_per_list]: K and V of a tile and of the next
-  std::int64_t segments_per_list = 0;   // rows of a tile
+  float* q = nullptr;                      // [heads][padded_dim], scaled
+  float* acc = nullptr;                    // [heads][padded_dim]
+  float* p = nullptr;                      // [heads][kMostTileTokens]: logits, then weights
+  float* m = nullptr;                      // [heads][kMaxLanes]
+  float* l = nullptr;                      // [heads][kMaxLanes]
+  float* factors = nullptr;                // [max_splits]
+  const std::byte** k_lines = nullptr;     // [tile_line_pairs]: line pairs of the next tile's K
+  const std::byte** v_lines = nullptr;     // [tile_line_pairs]
+  ReadSegment* segments = nullptr;         // [4][segments_per_list]: K and V of a tile and of the next
+  std::int64_t segments_per_list = 0;      // rows of a tile
   const std::byte** line_pairs = nullptr;  // [4][kMostListedPairs]: the same where little lies together
 
   /// heads: query heads of a task; splits: of a merge range.

@@ -14,13 +14,16 @@
 // 4. Mapping: QK has H x T = 16 accumulators (8 for H = 1, twice); a tree of blends and shuffles adds their
 //    lanes into one vector, lane = head * T + token, and the softmax stays in that order. PV has H x D = 16
 //    accumulators of head_dim (8 for H = 1), weights are broadcast from p.
-// 5. Order of reading: a tile is 32 tokens (64 in HND pages of 64 and more) of all KV heads of the task. HND: K
+// 5. Order of reading: a tile is 32 tokens of all KV heads of the task; 64 in HND pages of 64 and more, 64 or 128
+//    where a token has few bytes (tile_tokens). HND: K
 //    of all heads, then V of all heads, as they lie in memory; NHD: K and V head by head, and there every
 //    token's row has its own load instructions, which then step through memory by one head.
 //    Prefetches go into L2, in pairs of lines, evenly between the FMAs, linearly over the pages: while K is
 //    worked on HND asks for V of the same tile, while V is, for the next tile's K; NHD asks for the next tile.
 //    After the last tile comes the first one of the worker's next task. A second request goes to the same rows
-//    of the next head. One line of the pages of the tile after the next loads their translation.
+//    of the next head. One line of the pages of the tile after the next loads their translation. Where less than
+//    4 KiB lies together, prefetches follow a list of pairs of lines: taking them segment by segment would make
+//    bursts of them.
 // 6. Invariants: only tokens of the task are loaded. A tile that is not full repeats its last token's row in
 //    QK, gives the repeats the logit -inf, and leaves them out of PV: 0 * NaN must not come in. The block
 //    table is read up to the task's last page. No result depends on which worker runs the task.
