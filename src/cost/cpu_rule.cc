@@ -8,6 +8,7 @@
 // Lengths of tasks: kTasksPerWorker level the end of a long step to 1/16 of a worker's share and less; a short
 // step is cut into one task a worker, as starting and merging cost more than they level.
 #include <algorithm>
+#include <limits>
 
 #include "base/math.h"
 #include "persistentkv/decision.h"
@@ -25,6 +26,10 @@ constexpr double kMergeBytesPerNs = 20.0;
 // Chunks below 1 / kChunksInTile of a tile slow it down: NHD pages of one token read at 0.66 of the probe by one
 // head (256 bytes), 0.82 by two, all of it by eight.
 constexpr std::int64_t kChunksInTile = 8;
+// K and V of a tile: half of the L2 of a Zen 4 core, as the next tile is prefetched meanwhile. 32 heads of 96 floats
+// (768 KiB) read at 0.74 and 0.67 of the probe, 16 of them at 0.80 and 0.72 (NHD, pages of 4, 2 cores of an Emerald
+// Rapids server with an L2 of 2 MiB).
+constexpr std::int64_t kMostTileBytes = 512 * 1024;
 
 struct StepSize {
   std::int64_t tiles = 0;
@@ -67,10 +72,14 @@ std::int64_t chunk_bytes(const PageStrides& strides, const BatchState& batch, DT
   return whole ? heads * slots * row_bytes : heads * row_bytes;
 }
 
+/// Bytes of K and V of a tile of `heads` KV heads.
+std::int64_t tile_bytes(const BatchState& batch, DType dtype, std::int64_t heads) {
+  return 2 * heads * kTileTokens * batch.shape().head_dim * dtype_bytes(dtype);
+}
+
 /// What ReadCurve is asked about: bytes of K (or V) that a task reads in one go.
 std::int64_t bytes_in_one_go(const BatchState& batch, DType dtype, std::int64_t heads, std::int64_t chunk) {
-  const std::int64_t tile = heads * kTileTokens * batch.shape().head_dim * dtype_bytes(dtype);
-  return std::min(tile, kChunksInTile * chunk);
+  return std::min(tile_bytes(batch, dtype, heads) / 2, kChunksInTile * chunk);
 }
 
 double price(const BatchState& batch, const StepSize& size, std::int64_t in_one_go, std::int64_t splits,
@@ -111,16 +120,19 @@ PlanOptions cpu_rule(const BatchState& batch, const KvLayout& layout, DType kv_d
     return best;
   }
   const auto bytes = static_cast<double>(kv_bytes(batch.attended_tokens(), batch.shape(), kv_dtype));
-  double best_price = 0.0;
+  double best_price = std::numeric_limits<double>::infinity();
   // From all heads down by halves: the first wins a tie.
   for (std::int32_t heads = all_heads; heads >= 1; heads = heads == 1 ? 0 : ceil_div(heads, 2)) {
+    if (heads > 1 && tile_bytes(batch, kv_dtype, heads) > kMostTileBytes) {
+      continue;
+    }
     const std::int64_t head_runs = ceil_div(all_heads, heads);
     const std::int64_t splits = choose_splits(size, head_runs, num_workers);
     const std::int64_t chunk = std::min(chunk_bytes(layout.k_strides, batch, kv_dtype, heads),
                                         chunk_bytes(layout.v_strides, batch, kv_dtype, heads));
     const double found = price(batch, size, bytes_in_one_go(batch, kv_dtype, heads, chunk), splits, head_runs,
                                num_workers, bytes, curve);
-    if (heads == all_heads || found < best_price) {
+    if (found < best_price) {
       best_price = found;
       best.kv_heads_per_task = heads;
       best.splits = static_cast<std::int32_t>(splits);

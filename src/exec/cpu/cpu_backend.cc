@@ -134,6 +134,11 @@ class PlanRun {
     merge_ns_.fetch_add(merge_ns, std::memory_order_relaxed);
   }
 
+  /// Call after the join. All tasks of a plan run by the same kernel; nothing if there were none.
+  [[nodiscard]] std::optional<RanKernel> ran() const {
+    return plan_.tasks().empty() ? std::nullopt : std::optional(ran_.load(std::memory_order_relaxed));
+  }
+
   /// Call after the join.
   [[nodiscard]] RunTimes times(std::int64_t total_ns) const {
     const std::int64_t workers = pool_.num_workers();
@@ -185,7 +190,8 @@ class PlanRun {
     Drawer drawer{.run = *this, .launch = launch};
     for (const Task* task = drawer.draw(); task != nullptr;) {
       drawer.drawn = false;
-      kernels_.decode(args_, *task, scratch, {.next = &Drawer::look, .context = &drawer});
+      ran_.store(kernels_.decode(args_, *task, scratch, {.next = &Drawer::look, .context = &drawer}),
+                 std::memory_order_relaxed);
       if (finishes_last(*task)) {
         const std::int64_t begin_ns = now_ns();
         merge_after(*task, scratch);
@@ -238,6 +244,7 @@ class PlanRun {
   alignas(kFalseSharingBytes) std::atomic<std::int64_t> next_item_{0};
   alignas(kFalseSharingBytes) std::atomic<std::int64_t> decode_ns_{0};
   std::atomic<std::int64_t> merge_ns_{0};
+  std::atomic<RanKernel> ran_{};
 };
 
 }  // namespace
@@ -308,6 +315,7 @@ Result<RunTimes> CpuBackend::run(const Plan& plan, const RunArgs& args) {
     std::byte* memory = scratch_.as<std::byte>() + worker * scratch_stride_;
     run.work(Scratch::make(memory, plan.shape(), task_heads(plan), plan.max_splits()));
   });
+  ran_ = run.ran();
   return run.times(now_ns() - begin_ns);
 }
 

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -35,6 +36,8 @@ class CpuBackend final : public Backend {
   /// The instruction set of the kernels that run() calls, as those kernels were compiled.
   [[nodiscard]] Isa isa() const { return kernels_->isa; }
   [[nodiscard]] const KernelTable& kernels() const { return *kernels_; }
+  /// The decode kernel of the last run(), as it names itself; nothing before the first and after an empty one.
+  [[nodiscard]] std::optional<RanKernel> ran_kernel() const { return ran_; }
   [[nodiscard]] WorkerPool& pool() { return *pool_; }
   [[nodiscard]] const Topology& topology() const { return topology_; }
 
@@ -52,6 +55,7 @@ class CpuBackend final : public Backend {
   AlignedBuffer finished_;  // [rows * head runs] atomic counters of tasks, 0 between runs
   AlignedBuffer scratch_;   // [num_workers][scratch_stride_]
   std::int64_t scratch_stride_ = 0;
+  std::optional<RanKernel> ran_;
 };
 
 }  // namespace pkv

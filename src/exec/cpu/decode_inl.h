@@ -496,12 +496,17 @@ class TaskRun {
   const std::int32_t row_stride_;
 };
 
-inline void decode(const StepArgs& args, const Task& task, const Scratch& scratch) {
+constexpr Isa compiled_isa() {
+  return HWY_TARGET == HWY_AVX3 ? Isa::kAvx512 : HWY_TARGET == HWY_AVX2 ? Isa::kAvx2 : Isa::kPortable;
+}
+
+inline RanKernel decode(const StepArgs& args, const Task& task, const Scratch& scratch) {
   switch (args.kv.dtype) {
     case DType::kF32: TaskRun<DType::kF32>(args, task, scratch).run(); break;
     case DType::kF16: TaskRun<DType::kF16>(args, task, scratch).run(); break;
     case DType::kBF16: TaskRun<DType::kBF16>(args, task, scratch).run(); break;
   }
+  return {.kernel = DecodeKernel::kGeneral, .isa = compiled_isa()};
 }
 
 }  // namespace HWY_NAMESPACE

@@ -22,20 +22,16 @@ inline void write_head_of_state(const StepArgs& args, std::int32_t row, std::int
   write_head(args, row, q_head, m, l, acc);
 }
 
-constexpr Isa compiled_isa() {
-  return HWY_TARGET == HWY_AVX3 ? Isa::kAvx512 : HWY_TARGET == HWY_AVX2 ? Isa::kAvx2 : Isa::kPortable;
-}
-
 /// Steps that a kernel of one instruction set takes go to it, the others to the general one.
-inline void decode_best(const StepArgs& args, const Task& task, const Scratch& scratch, const Lookahead& lookahead) {
+inline RanKernel decode_best(const StepArgs& args, const Task& task, const Scratch& scratch,
+                             const Lookahead& lookahead) {
 #if HWY_TARGET == HWY_AVX3
   if (avx512_tile_takes(args.shape)) {
-    avx512_tile_decode(args, task, scratch, lookahead);
-    return;
+    return avx512_tile_decode(args, task, scratch, lookahead);
   }
 #endif
   static_cast<void>(lookahead);
-  decode(args, task, scratch);
+  return decode(args, task, scratch);
 }
 
 const KernelTable* kernel_table() {
@@ -86,14 +82,15 @@ Scratch carve(ScratchCarver& carver, const AttentionShape& shape, std::int64_t h
   Scratch scratch;
   scratch.q = carver.take<float>(heads * dims);
   scratch.acc = carver.take<float>(heads * dims);
-  scratch.p = carver.take<float>(heads * kLargeTileTokens);
+  scratch.p = carver.take<float>(heads * kMostTileTokens);
   scratch.m = carver.take<float>(heads * kMaxLanes);
   scratch.l = carver.take<float>(heads * kMaxLanes);
   scratch.factors = carver.take<float>(round_up<std::int64_t>(splits, kMaxLanes));
   scratch.k_lines = carver.take<const std::byte*>(line_pairs);
   scratch.v_lines = carver.take<const std::byte*>(line_pairs);
-  scratch.segments_per_list = kLargeTileTokens * ceil_div<std::int64_t>(heads, shape.group_size());
+  scratch.segments_per_list = kMostTileTokens * ceil_div<std::int64_t>(heads, shape.group_size());
   scratch.segments = carver.take<ReadSegment>(kSegmentLists * scratch.segments_per_list);
+  scratch.line_pairs = carver.take<const std::byte*>(std::int64_t{4} * kMostListedPairs);
   return scratch;
 }
 
@@ -133,12 +130,11 @@ DecodeKernel decode_kernel(Isa isa, const AttentionShape& shape, DType kv_dtype,
 
 namespace {
 
-void decode_avx512_bf16(const StepArgs& args, const Task& task, const Scratch& scratch, const Lookahead& lookahead) {
-  if (avx512_bf16_tile_takes(args.shape, args.kv.dtype, args.q.dtype)) {
-    avx512_bf16_tile_decode(args, task, scratch, lookahead);
-  } else {
-    N_AVX3::decode_best(args, task, scratch, lookahead);
-  }
+RanKernel decode_avx512_bf16(const StepArgs& args, const Task& task, const Scratch& scratch,
+                             const Lookahead& lookahead) {
+  return avx512_bf16_tile_takes(args.shape, args.kv.dtype, args.q.dtype)
+             ? avx512_bf16_tile_decode(args, task, scratch, lookahead)
+             : N_AVX3::decode_best(args, task, scratch, lookahead);
 }
 
 /// The table of AVX-512 with another decode.

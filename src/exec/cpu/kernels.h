@@ -19,6 +19,10 @@ namespace pkv {
 inline constexpr std::int32_t kTileTokens = 32;
 /// Tokens of the tile kernels' tiles in pages of 64 tokens and more (HND): all of a head's rows in one piece.
 inline constexpr std::int32_t kLargeTileTokens = 64;
+/// The most tokens of a tile: where a token has few bytes.
+inline constexpr std::int32_t kMostTileTokens = 128;
+/// The tile kernels list so many pairs of lines of K (or V) of a tile at most: 32 KiB of addresses for two tiles.
+inline constexpr std::int32_t kMostListedPairs = 1024;
 /// Lanes of the widest vector: every row of scratch is padded to a multiple of it.
 inline constexpr std::int32_t kMaxLanes = 16;
 
@@ -53,21 +57,27 @@ struct Lookahead {
 
 /// What one worker needs besides its registers, sized for a plan. Every array is 64-byte aligned.
 struct Scratch {
-  float* q = nullptr;                   // [heads][padded_dim], scaled
-  float* acc = nullptr;                 // [heads][padded_dim]
-  float* p = nullptr;                   // [heads][kLargeTileTokens]: logits, then weights
-  float* m = nullptr;                   // [heads][kMaxLanes]
-  float* l = nullptr;                   // [heads][kMaxLanes]
-  float* factors = nullptr;             // [max_splits]
-  const std::byte** k_lines = nullptr;  // [tile_line_pairs]: line pairs of the next tile's K
-  const std::byte** v_lines = nullptr;  // [tile_line_pairs]
-  ReadSegment* segments = nullptr;      // [4][segments_per_list]: K and V of a tile and of the next
-  std::int64_t segments_per_list = 0;   // rows of a tile
+  float* q = nullptr;                      // [heads][padded_dim], scaled
+  float* acc = nullptr;                    // [heads][padded_dim]
+  float* p = nullptr;                      // [heads][kMostTileTokens]: logits, then weights
+  float* m = nullptr;                      // [heads][kMaxLanes]
+  float* l = nullptr;                      // [heads][kMaxLanes]
+  float* factors = nullptr;                // [max_splits]
+  const std::byte** k_lines = nullptr;     // [tile_line_pairs]: line pairs of the next tile's K
+  const std::byte** v_lines = nullptr;     // [tile_line_pairs]
+  ReadSegment* segments = nullptr;         // [4][segments_per_list]: K and V of a tile and of the next
+  std::int64_t segments_per_list = 0;      // rows of a tile
+  const std::byte** line_pairs = nullptr;  // [4][kMostListedPairs]: the same where little lies together
 
   /// heads: query heads of a task; splits: of a merge range.
   static Scratch make(std::byte* memory, const AttentionShape& shape, std::int32_t heads, std::int32_t splits);
   static std::int64_t bytes(const AttentionShape& shape, std::int32_t heads, std::int32_t splits);
 };
+
+/// Pairs of lines of `tokens` rows of `heads` KV heads, however they lie.
+constexpr std::int64_t line_pairs(std::int64_t tokens, std::int64_t heads, std::int64_t row_bytes) {
+  return tokens * heads * ((row_bytes + 127) / 128);
+}
 
 /// Floats of a head's row in scratch.
 constexpr std::int32_t padded_dim(std::int32_t head_dim) { return (head_dim + kMaxLanes - 1) / kMaxLanes * kMaxLanes; }
@@ -82,13 +92,22 @@ enum class DecodeKernel : std::uint8_t {
 /// "general", "avx512-tile", "avx512bf16-tile".
 std::string_view decode_kernel_name(DecodeKernel kernel);
 
+/// What ran, as the kernel itself says it: which one, and the instruction set that it was compiled for.
+struct RanKernel {
+  DecodeKernel kernel = DecodeKernel::kGeneral;
+  Isa isa = Isa::kPortable;
+
+  friend bool operator==(const RanKernel&, const RanKernel&) = default;
+};
+
 /// The kernels of one instruction set.
 struct KernelTable {
   Isa isa = Isa::kPortable;
   /// Bytes of a vector register as compiled: 64 for AVX-512, 32 for AVX2, 16 for the portable path.
   std::int32_t vector_bytes = 0;
   /// A task: writes its output, or its partial states.
-  void (*decode)(const StepArgs& args, const Task& task, const Scratch& scratch, const Lookahead& lookahead) = nullptr;
+  RanKernel (*decode)(const StepArgs& args, const Task& task, const Scratch& scratch,
+                      const Lookahead& lookahead) = nullptr;
   /// One KV head of a merge range: writes its output.
   void (*merge)(const StepArgs& args, const MergeRange& range, std::int32_t kv_head, const Scratch& scratch) = nullptr;
   /// As StepArgs::write_head.

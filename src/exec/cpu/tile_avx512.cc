@@ -25,13 +25,15 @@ namespace pkv {
 
 bool avx512_tile_takes(const AttentionShape& shape) { return shape.head_dim % 16 == 0; }
 
-void avx512_tile_decode(const StepArgs& args, const Task& task, const Scratch& scratch, const Lookahead& lookahead) {
+RanKernel avx512_tile_decode(const StepArgs& args, const Task& task, const Scratch& scratch,
+                             const Lookahead& lookahead) {
   using tile_avx512::Kind;
   switch (args.kv.dtype) {
     case DType::kF32: tile_avx512::TaskRun<Kind::kF32>(args, task, scratch).run(lookahead); break;
     case DType::kF16: tile_avx512::TaskRun<Kind::kF16>(args, task, scratch).run(lookahead); break;
     case DType::kBF16: tile_avx512::TaskRun<Kind::kBF16>(args, task, scratch).run(lookahead); break;
   }
+  return {.kernel = DecodeKernel::kAvx512Tile, .isa = Isa::kAvx512};
 }
 
 }  // namespace pkv

@@ -27,9 +27,10 @@ bool avx512_bf16_tile_takes(const AttentionShape& shape, DType kv_dtype, DType q
   return kv_dtype == DType::kBF16 && q_dtype == DType::kBF16 && shape.head_dim % 16 == 0;
 }
 
-void avx512_bf16_tile_decode(const StepArgs& args, const Task& task, const Scratch& scratch,
-                             const Lookahead& lookahead) {
+RanKernel avx512_bf16_tile_decode(const StepArgs& args, const Task& task, const Scratch& scratch,
+                                  const Lookahead& lookahead) {
   tile_avx512_bf16::TaskRun<tile_avx512_bf16::Kind::kBF16Dot>(args, task, scratch).run(lookahead);
+  return {.kernel = DecodeKernel::kAvx512Bf16Tile, .isa = Isa::kAvx512Bf16};
 }
 
 }  // namespace pkv

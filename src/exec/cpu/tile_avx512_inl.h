@@ -14,13 +14,16 @@
 // 4. Mapping: QK has H x T = 16 accumulators (8 for H = 1, twice); a tree of blends and shuffles adds their
 //    lanes into one vector, lane = head * T + token, and the softmax stays in that order. PV has H x D = 16
 //    accumulators of head_dim (8 for H = 1), weights are broadcast from p.
-// 5. Order of reading: a tile is 32 tokens (64 in HND pages of 64 and more) of all KV heads of the task. HND: K
+// 5. Order of reading: a tile is 32 tokens of all KV heads of the task; 64 in HND pages of 64 and more, 64 or 128
+//    where a token has few bytes (tile_tokens). HND: K
 //    of all heads, then V of all heads, as they lie in memory; NHD: K and V head by head, and there every
 //    token's row has its own load instructions, which then step through memory by one head.
 //    Prefetches go into L2, in pairs of lines, evenly between the FMAs, linearly over the pages: while K is
 //    worked on HND asks for V of the same tile, while V is, for the next tile's K; NHD asks for the next tile.
 //    After the last tile comes the first one of the worker's next task. A second request goes to the same rows
-//    of the next head. One line of the pages of the tile after the next loads their translation.
+//    of the next head. One line of the pages of the tile after the next loads their translation. Where less than
+//    4 KiB lies together, prefetches follow a list of pairs of lines: taking them segment by segment would make
+//    bursts of them.
 // 6. Invariants: only tokens of the task are loaded. A tile that is not full repeats its last token's row in
 //    QK, gives the repeats the logit -inf, and leaves them out of PV: 0 * NaN must not come in. The block
 //    table is read up to the task's last page. No result depends on which worker runs the task.
@@ -54,6 +57,7 @@ inline constexpr int kSums = 16;
 template <int kHeads>
 inline constexpr int kBlockTokens = kSums / kHeads;
 inline constexpr int kLine = 64;
+inline constexpr int kPairBytes = 2 * kLine;
 inline constexpr float kLog2E = 1.44269504F;
 inline constexpr float kLn2 = 0.693147181F;
 inline constexpr float kMinusInf = -std::numeric_limits<float>::infinity();
@@ -189,18 +193,64 @@ PKV_TILE_INLINE __m512 max_of_segments(__m512 v) {
 
 // 9. What is read next.
 
-/// Hands out the bytes to prefetch, segment by segment.
+template <int kLines>
+PKV_TILE_INLINE void prefetch_lines(const std::byte* from) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kLines; ++i) {
+    __builtin_prefetch(from + i * kLine, 0, 2);
+  }
+}
+
+/// Bytes to prefetch: together at `at`, or, where `pairs` is not null, pair of lines by pair of lines.
+struct Ahead {
+  const std::byte* at;
+  const std::byte* const* pairs;
+
+  /// Asks for the pairs of lines [begin, end), which the caller's loops fix.
+  PKV_TILE_INLINE void prefetch(int begin, int end) const {
+    if (begin == end) {
+      return;
+    }
+    if (__builtin_expect(pairs != nullptr, 0)) {
+#pragma GCC unroll 16
+      for (int i = begin; i < end; ++i) {
+        prefetch_lines<2>(pairs[i]);
+      }
+    } else {
+#pragma GCC unroll 16
+      for (int i = begin; i < end; ++i) {
+        prefetch_lines<2>(at + i * kPairBytes);
+      }
+    }
+  }
+  PKV_TILE_INLINE void advance(int num_pairs) {
+    at += num_pairs * kPairBytes;
+    pairs = pairs == nullptr ? nullptr : pairs + num_pairs;
+  }
+};
+
+/// Hands out the bytes to prefetch, segment by segment or from a list of pairs of lines.
 class PrefetchCursor {
  public:
   /// idle: what to ask for when nothing is left; anything that is in the cache.
   PrefetchCursor(const ReadSegment* segments, std::int32_t count, const std::byte* idle)
       : segment_(segments), last_(segments + count), next_(idle), end_(idle), idle_(idle) {}
+  /// pairs: as many as will be taken.
+  PrefetchCursor(const std::byte* const* pairs, const std::byte* idle)
+      : PrefetchCursor(static_cast<const ReadSegment*>(nullptr), 0, idle) {
+    pairs_ = pairs;
+  }
 
   /// Where the next `bytes` bytes lie.
-  PKV_TILE_INLINE const std::byte* take(std::int64_t bytes) {
+  PKV_TILE_INLINE Ahead take(std::int64_t bytes) {
+    if (__builtin_expect(pairs_ != nullptr, 0)) {
+      const std::byte* const* pairs = pairs_;
+      pairs_ += bytes / kPairBytes;
+      return {idle_, pairs};
+    }
     const std::byte* from = next_;
     next_ += bytes;
-    return __builtin_expect(next_ <= end_, 1) ? from : refill(bytes);
+    return {__builtin_expect(next_ <= end_, 1) ? from : refill(bytes), nullptr};
   }
 
  private:
@@ -231,6 +281,7 @@ class PrefetchCursor {
     }
   }
 
+  const std::byte* const* pairs_ = nullptr;
   const ReadSegment* segment_;
   const ReadSegment* last_;
   const std::byte* next_;
@@ -238,24 +289,22 @@ class PrefetchCursor {
   const std::byte* idle_;
 };
 
-template <int kLines>
-PKV_TILE_INLINE void prefetch_lines(const std::byte* from) {
-#pragma GCC unroll 16
-  for (int i = 0; i < kLines; ++i) {
-    __builtin_prefetch(from + i * kLine, 0, 2);
-  }
-}
-
 /// The rows of a tile's tokens, of the task's first KV head. Rows past num_tokens repeat the last one.
 struct Tile {
-  const std::byte* k[kLargeTileTokens];
-  const std::byte* v[kLargeTileTokens];
+  const std::byte* k[kMostTileTokens];
+  const std::byte* v[kMostTileTokens];
   std::int32_t num_tokens = 0;
-  /// The same bytes of all KV heads of the task, in the order of memory.
+  /// The same bytes of all KV heads of the task, in the order of memory: as segments, or, where those are short,
+  /// pair of lines by pair of lines.
   ReadSegment* k_segments = nullptr;
   ReadSegment* v_segments = nullptr;
+  const std::byte** k_pairs = nullptr;
+  const std::byte** v_pairs = nullptr;
   std::int32_t num_k_segments = 0;
   std::int32_t num_v_segments = 0;
+  /// Pairs of lines listed of K, as many of V, padded to a whole tile, and of how many KV heads; 0: none.
+  std::int32_t num_pairs = 0;
+  std::int32_t listed_heads = 0;
 };
 
 /// Scratch of one head block, and where its KV head lies.
@@ -348,7 +397,7 @@ enum class After : std::uint8_t { kNothing, kBlock };
 /// 32 dims of kTokens keys.
 template <Kind kKind, int kHeads, int kTokens>
 PKV_TILE_INLINE void multiply_pair(const float* q, const std::byte* const* k, std::int64_t at, std::int64_t next_offset,
-                                   const std::byte* ahead, __m512* sums) {
+                                   const Ahead& ahead, __m512* sums) {
   constexpr int kLinesPerRow = 32 * kBytes<kKind> / kLine;
   if constexpr (kKind == Kind::kBF16Dot) {
 #if PKV_TILE_BF16
@@ -369,10 +418,12 @@ PKV_TILE_INLINE void multiply_pair(const float* q, const std::byte* const* k, st
     multiply_keys<kHeads, kTokens>(q, low, sums);
     multiply_keys<kHeads, kTokens>(q + kHeads * kVectorLanes, high, sums);
   }
-  prefetch_lines<kTokens * kLinesPerRow>(ahead);
+  ahead.prefetch(0, kTokens * kLinesPerRow / 2);
+  if (next_offset != 0) {  // at the last head these would be the lines just read
 #pragma GCC unroll 8
-  for (int t = 0; t < kTokens; ++t) {
-    prefetch_lines<kLinesPerRow>(k[t] + at + next_offset);
+    for (int t = 0; t < kTokens; ++t) {
+      prefetch_lines<kLinesPerRow>(k[t] + at + next_offset);
+    }
   }
 }
 
@@ -413,7 +464,7 @@ PKV_TILE_INLINE void dot_products(const HeadBlock& block, const std::byte* const
   for (int i = 0; i < kHeads * kTokens; ++i) {
     sums[i] = _mm512_setzero_ps();
   }
-  const std::byte* ahead = cursor.take(std::int64_t{block.num_pairs} * kStep * kTokens);
+  Ahead ahead = cursor.take(std::int64_t{block.num_pairs} * kStep * kTokens);
   const float* q = block.q;
   std::int64_t at = 0;
   std::int32_t left = block.num_pairs;
@@ -421,7 +472,7 @@ PKV_TILE_INLINE void dot_products(const HeadBlock& block, const std::byte* const
     multiply_pair<kKind, kHeads, kTokens>(q, k, at, block.next_offset, ahead, sums);
     q += kQueryFloats;
     at += kStep;
-    ahead += kTokens * kStep;
+    ahead.advance(kTokens * kStep / kPairBytes);
     --left;
   };
   if constexpr (kAfter == After::kBlock) {
@@ -618,20 +669,17 @@ PKV_TILE_INLINE void add_block(const HeadBlock& block, const std::byte* const* r
   constexpr int kTokens = kBlockTokens<kHeads>;
   constexpr int kRowBytes = kVectors * kVectorLanes * kBytes<kKind>;
   constexpr int kLines = kTokens * kRowBytes / kLine;
-  const std::byte* ahead = cursor.take(kTokens * kRowBytes);
+  const Ahead ahead = cursor.take(kTokens * kRowBytes);
 #pragma GCC unroll 16
   for (int t = 0; t < kTokens; ++t) {
     const std::byte* v = rows[t] + offset;
     add_token<kKind, kHeads, kVectors>(v, p + t, sums);
     // Pairs of lines, as evenly as pairs allow.
     constexpr int kPairs = kLines / 2;
-    const int begin = t * kPairs / kTokens;
-    const int end = (t + 1) * kPairs / kTokens;
-#pragma GCC unroll 8
-    for (int i = begin; i < end; ++i) {
-      prefetch_lines<2>(ahead + i * 2 * kLine);
+    ahead.prefetch(t * kPairs / kTokens, (t + 1) * kPairs / kTokens);
+    if (block.next_offset != 0) {
+      prefetch_lines<(kRowBytes + kLine - 1) / kLine>(v + block.next_offset);
     }
-    prefetch_lines<(kRowBytes + kLine - 1) / kLine>(v + block.next_offset);
   }
 }
 
@@ -721,8 +769,18 @@ struct Strides {
 /// K of all heads, then V of all heads, instead of head by head.
 inline bool reads_by_page(const KvLayout& layout) { return layout.k_strides.kv_head >= layout.k_strides.slot; }
 
-inline bool takes_large_tiles(const KvLayout& layout) {
-  return reads_by_page(layout) && layout.page_size >= kLargeTileTokens;
+/// Tokens of a tile of `token_bytes` bytes of K (or V) a token. Tiles of few bytes are long ones, too: they must last
+/// until what is asked for has come, and finding rows and the softmax have a cost a tile.
+inline std::int32_t tile_tokens(const KvLayout& layout, std::int64_t token_bytes) {
+  constexpr std::int64_t kSmallTileBytes = 16384;  // 8 KiB of K a tile: 0.74 of the probe, 16: 0.78, 64: 0.79
+  if (!reads_by_page(layout)) {
+    return kTileTokens;
+  }
+  if (kLargeTileTokens * token_bytes <= kSmallTileBytes) {
+    return kMostTileTokens;
+  }
+  const bool large = layout.page_size >= kLargeTileTokens || kTileTokens * token_bytes <= kSmallTileBytes;
+  return large ? kLargeTileTokens : kTileTokens;
 }
 
 /// Finds the tiles of one task and lists their bytes.
@@ -733,10 +791,11 @@ class TileFinder {
         token_end_(task.token_end),
         num_heads_(task.kv_head_end - task.kv_head_begin),
         page_size_(args.kv.layout.page_size),
-        tile_tokens_(takes_large_tiles(args.kv.layout) ? kLargeTileTokens : kTileTokens),
         row_bytes_(args.shape.head_dim * element_bytes),
+        tile_tokens_(tile_tokens(args.kv.layout, num_heads_ * row_bytes_)),
         k_(strides(args.kv.k, args.kv.layout.k_strides, task.kv_head_begin, element_bytes)),
-        v_(strides(args.kv.v, args.kv.layout.v_strides, task.kv_head_begin, element_bytes)) {}
+        v_(strides(args.kv.v, args.kv.layout.v_strides, task.kv_head_begin, element_bytes)),
+        lists_lines_(lists_lines()) {}
 
   /// The tile that begins at `begin`: up to the next multiple of the tile's length, so that tiles stay aligned with
   /// pages whatever the window; no tokens at the task's end.
@@ -745,24 +804,27 @@ class TileFinder {
     tile.num_tokens = static_cast<std::int32_t>(std::min<std::int64_t>(aligned_end, token_end_) - begin);
     tile.num_k_segments = 0;
     tile.num_v_segments = 0;
+    tile.num_pairs = 0;
+    tile.listed_heads = 0;
     if (tile.num_tokens <= 0) {
       tile.num_tokens = 0;
       return;
     }
-    for (std::int32_t t = 0; t < tile.num_tokens;) {
-      const std::int32_t token = begin + t;
-      const std::int64_t page = pages_[token / page_size_];
-      const std::int32_t slot = token % page_size_;
-      const std::int32_t count = std::min(page_size_ - slot, tile.num_tokens - t);
-      const std::byte* k = k_.base + page * k_.page + slot * k_.slot;
-      const std::byte* v = v_.base + page * v_.page + slot * v_.slot;
-      for (std::int32_t i = 0; i < count; ++i) {
-        tile.k[t + i] = k + i * k_.slot;
-        tile.v[t + i] = v + i * v_.slot;
-      }
-      list(k_, k, count, tile.k_segments, tile.num_k_segments);
-      list(v_, v, count, tile.v_segments, tile.num_v_segments);
-      t += count;
+    if (lists_lines_ && page_size_ == 1) {
+      locate_single_slots(begin, tile);
+    } else if (lists_lines_) {
+      const std::byte** k_end = tile.k_pairs;
+      const std::byte** v_end = tile.v_pairs;
+      find_rows(begin, tile, [&](const Run& k, const Run& v) {
+        k_end = list_lines(k, k_end);
+        v_end = list_lines(v, v_end);
+      });
+      pad_lines(tile, k_end, v_end);
+    } else {
+      find_rows(begin, tile, [&](const Run& k, const Run& v) {
+        tile.num_k_segments = append(k, tile.k_segments, tile.num_k_segments);
+        tile.num_v_segments = append(v, tile.v_segments, tile.num_v_segments);
+      });
     }
     for (std::int32_t t = tile.num_tokens; t < tile_tokens_; ++t) {
       tile.k[t] = tile.k[tile.num_tokens - 1];
@@ -772,16 +834,27 @@ class TileFinder {
 
   /// Asks for one line of the pages of the tile at `begin`, so that their translations are loaded in time.
   void touch(std::int64_t begin) const {
-    constexpr std::int32_t kMaxPages = 4;
+    constexpr std::int32_t kMaxPages = 16;
     const std::int64_t end = std::min<std::int64_t>(begin + tile_tokens_, token_end_);
+    const std::int32_t* next_page = pages_ + begin / page_size_;
     for (std::int32_t i = 0; i < kMaxPages && begin < end; ++i, begin += page_size_) {
-      const std::int64_t page = pages_[begin / page_size_];
+      const std::int64_t page = *next_page++;
       __builtin_prefetch(k_.base + page * k_.page, 0, 2);
       __builtin_prefetch(v_.base + page * v_.page, 0, 2);
     }
   }
 
  private:
+  /// Where less than this lies together, the lines of a tile are listed.
+  static constexpr std::int64_t kShortRunBytes = 4096;
+
+  [[nodiscard]] bool lists_lines() const {
+    const Run k = run_of(k_, k_.base, page_size_);
+    const Run v = run_of(v_, v_.base, page_size_);
+    return std::min(k.bytes, v.bytes) < kShortRunBytes &&
+           line_pairs(tile_tokens_, num_heads_, row_bytes_) <= kMostListedPairs;
+  }
+
   static Strides strides(const void* base, const PageStrides& elements, std::int64_t head, std::int64_t bytes) {
     return {.base = static_cast<const std::byte*>(base) + head * elements.kv_head * bytes,
             .page = elements.page * bytes,
@@ -789,44 +862,140 @@ class TileFinder {
             .head = elements.kv_head * bytes};
   }
 
-  /// `count` slots of all heads from `from` on, as few segments as their bytes allow.
-  void list(const Strides& strides, const std::byte* from, std::int32_t count, ReadSegment* segments,
-            std::int32_t& num_segments) const {
+  /// Bytes that lie together, `count` times a stride apart, all that `outer_count` times.
+  struct Run {
+    const std::byte* begin;
+    std::int64_t bytes;
+    std::int32_t count = 1;
+    std::int32_t outer_count = 1;
+    std::int64_t stride = 0;
+    std::int64_t outer_stride = 0;
+
+    /// what(from): each of them.
+    template <typename What>
+    PKV_TILE_INLINE void for_each(const What& what) const {
+      for (std::int32_t i = 0; i < outer_count; ++i) {
+        const std::byte* from = begin + i * outer_stride;
+        for (std::int32_t j = 0; j < count; ++j, from += stride) {
+          what(from);
+        }
+      }
+    }
+  };
+
+  /// `count` slots of all heads from `from` on.
+  PKV_TILE_INLINE Run run_of(const Strides& strides, const std::byte* from, std::int32_t count) const {
     if (strides.slot == row_bytes_) {
       const std::int64_t bytes = count * row_bytes_;
-      for (std::int32_t head = 0; head < num_heads_; ++head) {
-        append(from + head * strides.head, bytes, segments, num_segments);
+      if (num_heads_ == 1 || strides.head == bytes) {
+        return {.begin = from, .bytes = num_heads_ * bytes};
       }
-    } else if (strides.head == row_bytes_) {
-      for (std::int32_t i = 0; i < count; ++i) {
-        append(from + i * strides.slot, num_heads_ * row_bytes_, segments, num_segments);
-      }
-    } else {
-      for (std::int32_t i = 0; i < count * num_heads_; ++i) {
-        append(from + i / num_heads_ * strides.slot + i % num_heads_ * strides.head, row_bytes_, segments,
-               num_segments);
+      return {.begin = from, .bytes = bytes, .count = num_heads_, .stride = strides.head};
+    }
+    if (strides.head != row_bytes_) {
+      return {.begin = from,
+              .bytes = row_bytes_,
+              .count = num_heads_,
+              .outer_count = count,
+              .stride = strides.head,
+              .outer_stride = strides.slot};
+    }
+    const std::int64_t bytes = num_heads_ * row_bytes_;
+    if (count == 1 || strides.slot == bytes) {
+      return {.begin = from, .bytes = count * bytes};
+    }
+    return {.begin = from, .bytes = bytes, .count = count, .stride = strides.slot};
+  }
+
+  /// The rows of a tile, and what(k, v) for what lies together.
+  template <typename What>
+  PKV_TILE_INLINE void find_rows(std::int32_t begin, Tile& tile, const What& what) const {
+    std::int32_t page_idx = begin / page_size_;
+    std::int32_t slot = begin - page_idx * page_size_;
+    for (std::int32_t t = 0; t < tile.num_tokens; ++page_idx, slot = 0) {
+      const std::int64_t page = pages_[page_idx];
+      const std::int32_t count = std::min(page_size_ - slot, tile.num_tokens - t);
+      const std::byte* k = k_.base + page * k_.page + slot * k_.slot;
+      const std::byte* v = v_.base + page * v_.page + slot * v_.slot;
+      what(run_of(k_, k, count), run_of(v_, v, count));
+      for (const std::int32_t end = t + count; t < end; ++t, k += k_.slot, v += v_.slot) {
+        tile.k[t] = k;
+        tile.v[t] = v;
       }
     }
   }
 
-  static void append(const std::byte* from, std::int64_t bytes, ReadSegment* segments, std::int32_t& num_segments) {
-    if (num_segments > 0) {
-      ReadSegment& last = segments[num_segments - 1];
-      if (last.begin + last.bytes == from) {
-        last.bytes += bytes;
-        return;
-      }
+  /// Pages of one token: no slots to step through. Written for speed, as a page is only a token's bytes: of one
+  /// head of 256 bytes the general way takes as long as QK and PV.
+  void locate_single_slots(std::int32_t begin, Tile& tile) const {
+    const Run k_run = run_of(k_, k_.base, 1);
+    const Run v_run = run_of(v_, v_.base, 1);
+    const std::int32_t* pages = pages_ + begin;
+    for (std::int32_t t = 0; t < tile.num_tokens; ++t) {
+      tile.k[t] = k_.base + pages[t] * k_.page;
+      tile.v[t] = v_.base + pages[t] * v_.page;
     }
-    segments[num_segments++] = {from, bytes};
+    pad_lines(tile, list_rows(tile.k, tile.num_tokens, k_run, tile.k_pairs),
+              list_rows(tile.v, tile.num_tokens, v_run, tile.v_pairs));
+  }
+
+  /// The lines of runs that begin at `rows`; returns the end of the list.
+  PKV_TILE_INLINE static const std::byte** list_rows(const std::byte* const* rows, std::int32_t count, Run run,
+                                                     const std::byte** pairs) {
+    if (run.count == 1 && run.bytes == 2 * kPairBytes) {
+      for (std::int32_t t = 0; t < count; ++t) {
+        pairs[2 * t] = rows[t];
+        pairs[2 * t + 1] = rows[t] + kPairBytes;
+      }
+      return pairs + std::ptrdiff_t{2} * count;
+    }
+    for (std::int32_t t = 0; t < count; ++t) {
+      run.begin = rows[t];
+      pairs = list_lines(run, pairs);
+    }
+    return pairs;
+  }
+
+  /// Returns the number of segments.
+  static std::int32_t append(const Run& run, ReadSegment* segments, std::int32_t num_segments) {
+    run.for_each([&](const std::byte* from) {
+      if (num_segments > 0 && segments[num_segments - 1].begin + segments[num_segments - 1].bytes == from) {
+        segments[num_segments - 1].bytes += run.bytes;
+      } else {
+        segments[num_segments++] = {from, run.bytes};
+      }
+    });
+    return num_segments;
+  }
+
+  /// Returns the end of the list.
+  PKV_TILE_INLINE static const std::byte** list_lines(const Run& run, const std::byte** pairs) {
+    run.for_each([&](const std::byte* from) PKV_TILE_ATTR {
+      for (std::int64_t at = 0; at < run.bytes; at += kPairBytes) {
+        *pairs++ = from + at;
+      }
+    });
+    return pairs;
+  }
+
+  /// What is left of the lists asks for a line that is in the cache.
+  void pad_lines(Tile& tile, const std::byte** k_end, const std::byte** v_end) const {
+    const std::int64_t num_pairs = line_pairs(tile_tokens_, num_heads_, row_bytes_);
+    const auto* idle = reinterpret_cast<const std::byte*>(tile.k_pairs);
+    std::fill(k_end, std::max(k_end, tile.k_pairs + num_pairs), idle);
+    std::fill(v_end, std::max(v_end, tile.v_pairs + num_pairs), idle);
+    tile.num_pairs = static_cast<std::int32_t>(num_pairs);
+    tile.listed_heads = num_heads_;
   }
 
   const std::int32_t* pages_;
   std::int32_t token_end_;
   std::int32_t num_heads_;
   std::int32_t page_size_;
-  std::int32_t tile_tokens_;
   std::int64_t row_bytes_;
+  std::int32_t tile_tokens_;
   Strides k_, v_;
+  bool lists_lines_;
 };
 
 /// Walks one task. A class, so that the phases share what a task fixes.
@@ -851,6 +1020,8 @@ class TaskRun {
     for (int i = 0; i < 2; ++i) {
       tiles[i].k_segments = scratch_.segments + (2 * i) * scratch_.segments_per_list;
       tiles[i].v_segments = scratch_.segments + (2 * i + 1) * scratch_.segments_per_list;
+      tiles[i].k_pairs = scratch_.line_pairs + (2 * i) * kMostListedPairs;
+      tiles[i].v_pairs = scratch_.line_pairs + (2 * i + 1) * kMostListedPairs;
     }
     Tile* tile = &tiles[0];
     Tile* next = &tiles[1];
@@ -881,6 +1052,9 @@ class TaskRun {
   static void prefetch_first(const Tile& tile) {
     constexpr std::int64_t kFirstBytes = 16384;
     std::int64_t left = kFirstBytes;
+    for (std::int64_t i = 0; i < std::min<std::int64_t>(tile.num_pairs, kFirstBytes / kPairBytes); ++i) {
+      prefetch_lines<2>(tile.k_pairs[i]);
+    }
     for (std::int32_t i = 0; i < tile.num_k_segments && left > 0; ++i) {
       const ReadSegment& segment = tile.k_segments[i];
       for (std::int64_t at = 0; at < segment.bytes && left > 0; at += kLine, left -= kLine) {
@@ -889,12 +1063,23 @@ class TaskRun {
     }
   }
 
+  /// The next task's tile may have fewer heads: then its lists are too short.
+  [[nodiscard]] PrefetchCursor k_cursor(const Tile& tile) const {
+    return tile.listed_heads == num_kv_heads_ ? PrefetchCursor(tile.k_pairs, idle())
+                                              : PrefetchCursor(tile.k_segments, tile.num_k_segments, idle());
+  }
+  [[nodiscard]] PrefetchCursor v_cursor(const Tile& tile) const {
+    return tile.listed_heads == num_kv_heads_ ? PrefetchCursor(tile.v_pairs, idle())
+                                              : PrefetchCursor(tile.v_segments, tile.num_v_segments, idle());
+  }
+  /// A line that is in the cache.
+  [[nodiscard]] const std::byte* idle() const { return reinterpret_cast<const std::byte*>(scratch_.acc); }
+
   /// One tile; `next` is what is read after it.
   void walk(const Tile& tile, const Tile& next) const {
-    const auto* idle = reinterpret_cast<const std::byte*>(scratch_.acc);
-    PrefetchCursor next_k(next.k_segments, next.num_k_segments, idle);
+    PrefetchCursor next_k = k_cursor(next);
     if (reads_by_page(args_.kv.layout)) {
-      PrefetchCursor this_v(tile.v_segments, tile.num_v_segments, idle);
+      PrefetchCursor this_v = v_cursor(tile);
       for (std::int32_t head = 0; head < num_kv_heads_; ++head) {
         weigh_head<Rows::kRolled>(head, tile, this_v);
       }
@@ -902,7 +1087,7 @@ class TaskRun {
         add_head<Rows::kRolled>(head, tile, next_k);
       }
     } else {
-      PrefetchCursor next_v(next.v_segments, next.num_v_segments, idle);
+      PrefetchCursor next_v = v_cursor(next);
       for (std::int32_t head = 0; head < num_kv_heads_; ++head) {
         weigh_head<Rows::kUnrolled>(head, tile, next_k);
         add_head<Rows::kUnrolled>(head, tile, next_v);
@@ -914,7 +1099,7 @@ class TaskRun {
   template <Rows kRows>
   PKV_TILE_INLINE void weigh_head(std::int32_t head, const Tile& tile, PrefetchCursor& cursor) const {
     std::int32_t in_group = 0;
-    PrefetchCursor none(nullptr, 0, reinterpret_cast<const std::byte*>(scratch_.acc));
+    PrefetchCursor none(static_cast<const ReadSegment*>(nullptr), 0, idle());
     for (std::int32_t left = group_size_; left > 0;) {
       PrefetchCursor& blocks_cursor = in_group == 0 ? cursor : none;
       const std::int32_t heads = block_heads(left);
@@ -933,7 +1118,7 @@ class TaskRun {
   template <Rows kRows>
   PKV_TILE_INLINE void add_head(std::int32_t head, const Tile& tile, PrefetchCursor& cursor) const {
     std::int32_t in_group = 0;
-    PrefetchCursor none(nullptr, 0, reinterpret_cast<const std::byte*>(scratch_.acc));
+    PrefetchCursor none(static_cast<const ReadSegment*>(nullptr), 0, idle());
     for (std::int32_t left = group_size_; left > 0;) {
       PrefetchCursor& blocks_cursor = in_group == 0 ? cursor : none;
       const std::int32_t heads = block_heads(left);
@@ -957,7 +1142,7 @@ class TaskRun {
     const std::int64_t local = std::int64_t{head} * group_size_ + in_group;
     return {.q = scratch_.q + local * row_floats_,
             .acc = scratch_.acc + local * row_floats_,
-            .p = scratch_.p + local * kLargeTileTokens,
+            .p = scratch_.p + local * kMostTileTokens,
             .m = scratch_.m + local * kMaxLanes,
             .l = scratch_.l + local * kMaxLanes,
             .head_offset = head * head_stride,

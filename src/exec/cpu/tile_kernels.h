@@ -8,11 +8,12 @@ namespace pkv {
 
 /// AVX-512 in intrinsics: all types, head_dim a multiple of 16.
 bool avx512_tile_takes(const AttentionShape& shape);
-void avx512_tile_decode(const StepArgs& args, const Task& task, const Scratch& scratch, const Lookahead& lookahead);
+RanKernel avx512_tile_decode(const StepArgs& args, const Task& task, const Scratch& scratch,
+                             const Lookahead& lookahead);
 
 /// vdpbf16ps in QK: bf16 K, V and queries, head_dim a multiple of 16.
 bool avx512_bf16_tile_takes(const AttentionShape& shape, DType kv_dtype, DType q_dtype);
-void avx512_bf16_tile_decode(const StepArgs& args, const Task& task, const Scratch& scratch,
-                             const Lookahead& lookahead);
+RanKernel avx512_bf16_tile_decode(const StepArgs& args, const Task& task, const Scratch& scratch,
+                                  const Lookahead& lookahead);
 
 }  // namespace pkv

@@ -22,18 +22,20 @@ class CpuRule : public ::testing::Test {
     }
     pages_.resize(static_cast<std::size_t>(indptr_.back()));
     std::iota(pages_.begin(), pages_.end(), 0);
-    batch_ = BatchState::make({.shape = {},
+    batch_ = BatchState::make({.shape = shape_,
                                .page_size = page_size,
                                .seq_lens = lens_,
                                .block_table = BlockTable::csr(indptr_, pages_).value(),
                                .num_pages = indptr_.back()})
                  .value();
     const KvLayout layout = KvLayout::make(order, KvPacking::kSeparate, page_size, batch_.shape()).value();
-    const PlanOptions options = cpu_rule(batch_, layout, DType::kF16, workers, curve);
+    const PlanOptions options = cpu_rule(batch_, layout, dtype_, workers, curve);
     EXPECT_TRUE(make_plan(batch_, options).ok());
     return options;
   }
 
+  AttentionShape shape_;
+  DType dtype_ = DType::kF16;
   BatchState batch_;
   std::vector<std::int32_t> lens_, indptr_, pages_;
 };
@@ -45,6 +47,15 @@ TEST_F(CpuRule, SmallPages_AreWalkedWithAllHeads) {
     EXPECT_EQ(options.kv_heads_per_task, 8);
     EXPECT_EQ(options.merge, MergeMode::kFused);
   }
+}
+
+// The tile that is worked on and the next one must stay in the L2: 32 heads of 96 floats are 768 KiB.
+TEST_F(CpuRule, TilesOfMostOfTheL2_AreWalkedWithFewerHeads) {
+  shape_ = {.num_q_heads = 64, .num_kv_heads = 32, .head_dim = 96};
+  dtype_ = DType::kF32;
+  EXPECT_EQ(rule({5000}, KvOrder::kNHD, 4).kv_heads_per_task, 16);
+  dtype_ = DType::kF16;
+  EXPECT_EQ(rule({5000}, KvOrder::kNHD, 4).kv_heads_per_task, 32);
 }
 
 // Where chunks of every size are read alike, fewer heads a task mean fewer states to merge.

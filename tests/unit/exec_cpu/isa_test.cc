@@ -2,7 +2,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "exec/cpu/cpu_backend.h"
+#include "support/cpu_backend.h"
+#include "support/paged_case.h"
 
 namespace pkv {
 namespace {
@@ -58,6 +59,34 @@ TEST(Isa, DecodeKernel_FollowsIsaShapeAndTypes) {
   EXPECT_EQ(kernel(Isa::kAvx512, odd, DType::kF16, DType::kF16), "general");
   EXPECT_EQ(kernel(Isa::kAvx2, fits, DType::kF16, DType::kF16), "general");
   EXPECT_EQ(kernel(Isa::kPortable, fits, DType::kF16, DType::kF16), "general");
+}
+
+/// The kernel that ran a case, by the kernel's own word, on two workers.
+RanKernel kernel_that_ran(Isa isa, DType dtype, std::int32_t head_dim) {
+  const testing::PagedCase paged({.shape = {.num_q_heads = 8, .num_kv_heads = 2, .head_dim = head_dim},
+                                  .lens = {300, 1, 77},
+                                  .kv_dtype = dtype,
+                                  .q_dtype = dtype});
+  const std::unique_ptr<CpuBackend> backend = testing::make_backend(isa, 2);
+  EXPECT_FALSE(backend->ran_kernel().has_value());
+  paged.run(*backend, {.route = Route::kPages, .num_workers = 2});
+  EXPECT_TRUE(backend->ran_kernel().has_value());
+  return backend->ran_kernel().value_or(RanKernel{});
+}
+
+TEST(Isa, Forced_ReallyRan) {
+  for (const Isa isa : supported_isas()) {
+    SCOPED_TRACE(isa_name(isa));
+    const bool has_tile = isa == Isa::kAvx512 || isa == Isa::kAvx512Bf16;
+    const RanKernel tile =
+        has_tile ? RanKernel{DecodeKernel::kAvx512Tile, Isa::kAvx512} : RanKernel{DecodeKernel::kGeneral, isa};
+    EXPECT_EQ(kernel_that_ran(isa, DType::kF16, 64), tile);
+    EXPECT_EQ(kernel_that_ran(isa, DType::kF32, 80), tile);
+    EXPECT_EQ(kernel_that_ran(isa, DType::kBF16, 64),
+              isa == Isa::kAvx512Bf16 ? (RanKernel{DecodeKernel::kAvx512Bf16Tile, Isa::kAvx512Bf16}) : tile);
+    EXPECT_EQ(kernel_that_ran(isa, DType::kF16, 72),
+              (RanKernel{DecodeKernel::kGeneral, has_tile ? Isa::kAvx512 : isa}));
+  }
 }
 
 TEST(Isa, Tables_HoldDifferentFunctions) {
