@@ -111,8 +111,14 @@ struct DeviceProfile {
   double plan_ns = 0.0;
   double plan_task_ns = 0.0;
   double plan_page_ns = 0.0;
+  /// CPUs: by how much, a fraction, the ratio of two plans' prices may be wrong. The policy leaves the rule's plan
+  /// only for one that is cheaper by more.
+  double price_error = 0.0;
   PaperConstants paper;
   std::vector<ExternalKernel> external;
+
+  /// Share of the bandwidth that pieces of so many bytes leave, by `chunks`.
+  [[nodiscard]] double chunk_share(std::int64_t bytes) const;
 };
 
 /// Checks every field against its limits. Errors: kInvalidArgument naming field, value and limit.
