@@ -32,30 +32,34 @@ constexpr double kStrideShrinks = 0.92;
 constexpr double kLeastPriceError = 0.02;
 constexpr double kMostPriceError = 0.2;
 
-/// A step, run by row with so many KV heads a task, or by `pages` cut in as many splits.
+/// How a step is cut: KV heads a task, splits of the longest row.
+struct Cut {
+  std::int32_t heads = 1;
+  std::int32_t splits = 1;
+};
+
+/// A step, run by every cut in turn.
 struct Probe {
   std::vector<std::int32_t> lens;
   DType dtype = DType::kF16;
   std::int32_t num_kv_heads = 8;
-  std::vector<std::int32_t> heads_per_task;
-  std::int32_t splits = 16;
+  std::vector<Cut> cuts;
 };
 
-// Long steps for the walks, other groups and types for the overlap, short ones for starts and launches. None is of
-// a trace.
+// Long steps for the walks, other groups and types for the overlap, short ones for starts, launches and merges: what
+// a policy chooses between. None is of a trace.
 std::vector<Probe> steps_to_measure() {
   const std::vector<std::int32_t> long_rows(4, 12288);
-  return {{long_rows, DType::kF16, 8, {1, 2, 4, 8}},
-          {{24576, 4096, 4096, 4096, 1024}, DType::kF16, 8, {2, 4, 8}},
-          {long_rows, DType::kF16, 32, {32}},
-          {long_rows, DType::kF16, 16, {16}},
-          {long_rows, DType::kF16, 4, {1, 4}},
-          {long_rows, DType::kBF16, 8, {1, 8}},
-          {{6144, 6144, 6144, 6144}, DType::kF32, 8, {8}},
-          {{512}, DType::kF16, 8, {1, 8}, 2},
-          {{2048}, DType::kF16, 8, {8}, 4},
-          {{4096, 1024}, DType::kF16, 8, {8}, 8},
-          {long_rows, DType::kF16, 8, {8}, 128}};
+  return {{long_rows, DType::kF16, 8, {{1, 16}, {2, 16}, {4, 16}, {8, 16}, {8, 64}}},
+          {{24576, 4096, 4096, 4096, 1024}, DType::kF16, 8, {{2, 16}, {4, 16}, {8, 16}}},
+          {long_rows, DType::kF16, 32, {{32, 16}}},
+          {long_rows, DType::kF16, 16, {{16, 16}}},
+          {long_rows, DType::kF16, 4, {{1, 16}, {4, 16}}},
+          {long_rows, DType::kBF16, 8, {{1, 16}, {8, 16}}},
+          {{6144, 6144, 6144, 6144}, DType::kF32, 8, {{8, 16}}},
+          {{512}, DType::kF16, 8, {{1, 1}, {8, 2}, {8, 8}}},
+          {{2048}, DType::kF16, 8, {{1, 1}, {4, 2}, {8, 4}, {8, 16}}},
+          {{3000, 1500, 800}, DType::kF16, 8, {{1, 1}, {2, 4}, {8, 4}, {8, 16}}}};
 }
 
 /// What ran beside a plan in one repeat: the state that the machine was in.
@@ -95,9 +99,9 @@ StepOptions step_options(const Probe& probe, const CalibrateOptions& options) {
   step.run.cpu = options.cpu;
   step.run.verify = VerifyMode::kOff;
   step.run.memory_limit_bytes = options.memory_limit_bytes;
-  for (const std::int32_t heads : probe.heads_per_task) {
+  for (const Cut& cut : probe.cuts) {
     step.run.routes.push_back(
-        {.route = Route::kSplit, .splits = probe.splits, .kv_heads_per_task = heads, .merge = MergeMode::kFused});
+        {.route = Route::kSplit, .splits = cut.splits, .kv_heads_per_task = cut.heads, .merge = MergeMode::kFused});
   }
   step.seq_lens = probe.lens;
   step.page_size = kPageSize;
@@ -160,7 +164,7 @@ Status add_samples(const Probe& probe, std::size_t step_idx, const CalibrateOpti
     }
     samples.push_back(
         {.what = fmt::format("{} {}, group {}, {} of {} KV heads a task, {} splits", fmt::join(probe.lens, ","),
-                             dtype_name(probe.dtype), shape_of(probe).group_size(), probe.heads_per_task[i],
+                             dtype_name(probe.dtype), shape_of(probe).group_size(), probe.cuts[i].heads,
                              probe.num_kv_heads, plan->max_splits()),
          .inputs = {.shape = shape_of(probe), .kv_dtype = probe.dtype, .page_size = kPageSize},
          .plan = *std::move(plan),
@@ -362,28 +366,24 @@ void take_usual_bandwidth(DeviceProfile& profile, std::span<const Sample> sample
   profile.paper.read_bytes_per_ns = profile.bandwidth.back().bytes_per_ns;
 }
 
-/// In-cache rates beside the steps are spread over the whole calibration, those of the probes are of one moment. Types
-/// and groups without a step move as the nearest group of their type does.
+/// In-cache rates beside the steps are spread over the whole calibration, those of the probes are of one moment. What
+/// runs beside only lowers them, and larger groups are never faster, which raises the low ones.
 void take_usual_arithmetic(DeviceProfile& profile, std::span<const Sample> samples) {
-  const std::vector<ArithmeticPoint> probed = profile.arithmetic;
   for (ArithmeticPoint& point : profile.arithmetic) {
-    double nearest = INFINITY;
+    std::vector<double> rates;
     for (const Sample& sample : samples) {
-      const std::int32_t group_size = sample.inputs.shape.group_size();
-      const auto same = std::ranges::find_if(probed, [&](const ArithmeticPoint& other) {
-        return other.dtype == sample.inputs.kv_dtype && other.group_size == group_size;
-      });
-      const double away = std::abs(std::log(static_cast<double>(group_size) / point.group_size));
-      if (sample.inputs.kv_dtype != point.dtype || same == probed.end() || away >= nearest) {
-        continue;
+      if (sample.inputs.kv_dtype == point.dtype && sample.inputs.shape.group_size() == point.group_size) {
+        for (const Beside& beside : sample.beside) {
+          rates.push_back(rate_of(beside.in_cache, profile.launch_ns) / profile.num_workers);
+        }
       }
-      std::vector<double> rates;
-      for (const Beside& beside : sample.beside) {
-        rates.push_back(rate_of(beside.in_cache, 0.0) / profile.num_workers);
-      }
-      const ArithmeticPoint& own = probed[static_cast<std::size_t>(&point - profile.arithmetic.data())];
-      point.bytes_per_ns = own.bytes_per_ns * median(rates).value_or(same->bytes_per_ns) / same->bytes_per_ns;
-      nearest = away;
+    }
+    point.bytes_per_ns = median(rates).value_or(point.bytes_per_ns);
+  }
+  for (std::size_t i = profile.arithmetic.size() - 1; i > 0; --i) {  // by type, then group, ascending
+    if (profile.arithmetic[i - 1].dtype == profile.arithmetic[i].dtype) {
+      profile.arithmetic[i - 1].bytes_per_ns =
+          std::max(profile.arithmetic[i - 1].bytes_per_ns, profile.arithmetic[i].bytes_per_ns);
     }
   }
 }
