@@ -263,8 +263,52 @@ void Policy::outline_all() {
 
 Result<Decision> Policy::decide_auto(const BatchState& batch, Plan&& recycled) {
   measure_rows(batch);
+  if (auto kept = keep_rule(batch, recycled)) {
+    return *std::move(kept);
+  }
   outline_all();
   return price_choices(batch, std::move(recycled));
+}
+
+double Policy::least_of_all_ns() const {
+  const std::int32_t heads = model_.inputs().shape.num_kv_heads;
+  const std::int32_t slots = model_.num_slots();
+  double least_ns = std::numeric_limits<double>::infinity();
+  for (std::int32_t width = heads; width >= 1; --width) {
+    if (heads % width == 0) {
+      // Evenly spread, one start a slot, nothing to merge.
+      const double even_ns = model_.least_ns(
+          {.attended_tokens = attended_tokens_, .num_tasks = slots, .kv_heads_per_task = width}, num_pages_);
+      least_ns = std::min(least_ns, even_ns - slots * model_.profile().plan_task_ns);
+    }
+  }
+  return least_ns;
+}
+
+std::optional<Decision> Policy::keep_rule(const BatchState& batch, Plan& recycled) {
+  if (!rule_layout_ || options_.search == SearchMode::kAlways) {
+    return std::nullopt;
+  }
+  const PlanOptions options =
+      cpu_rule(batch, *rule_layout_, model_.inputs().kv_dtype, model_.num_slots(), rule_curve_);
+  auto plan = make_plan(batch, options, std::move(recycled));
+  if (!plan.ok()) {
+    recycled = {};
+    return std::nullopt;
+  }
+  const Price price = model_.price(*plan);
+  const double error = model_.profile().price_error;
+  if (least_of_all_ns() < price.total_ns() * (1.0 - error) * kWorthwhile) {
+    recycled = *std::move(plan);
+    return std::nullopt;
+  }
+  remember(batch, options, price);
+  std::vector<Candidate> candidates = {{.route = plan->route(),
+                                        .max_splits = plan->max_splits(),
+                                        .kv_heads_per_task = plan->kv_heads_per_task(),
+                                        .predicted_ns = price.total_ns()}};
+  return finish(*std::move(plan), price, std::move(candidates),
+                "the rule's plan: no other can be cheaper by more than the prices' error");
 }
 
 Result<Decision> Policy::price_choices(const BatchState& batch, Plan&& recycled) {

@@ -221,7 +221,7 @@ int run(const Arguments& arguments) {
   std::optional<OutputFile> trace;
   if (arguments.chrome_trace) trace.emplace("--chrome-trace", *arguments.chrome_trace);
 
-  PolicyOptions policy_options;
+  PolicyOptions policy_options{.search = SearchMode::kAlways};
   for (const ExternalKernel& kernel : options.profile->external) policy_options.routes.push_back(kernel.route);
   Policy policy = unwrap(Policy::make(
       *options.profile,

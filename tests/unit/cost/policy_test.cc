@@ -15,7 +15,7 @@ using ::testing::HasSubstr;
 TEST(Policy, Decision_CarriesThePlanThatWasPriced) {
   const testing::Step step = step_of({65536, 100, 0, 3000});
   for (const std::string_view name : shipped_profile_names()) {
-    Policy policy = policy_of(shipped(name));
+    Policy policy = policy_of(shipped(name), {.search = SearchMode::kAlways});
     const Decision decision = policy.decide(step.batch()).value();
     EXPECT_TRUE(decision.plan.matches(step.batch()));
     EXPECT_DOUBLE_EQ(policy.model().price(decision.plan).device_ns, decision.predicted_ns);
@@ -38,6 +38,26 @@ TEST(Policy, OneLongRow_IsSplitAndAFullBatchIsNot) {
 TEST(Policy, Cpu_WalksWholePages) {
   Policy policy = policy_of(shipped("cpu"));
   EXPECT_EQ(policy.decide(step_of({48000, 6000, 6000}).batch())->plan.kv_heads_per_task(), 8);
+}
+
+// The bound that saves the search never hides a plan that the search would choose.
+TEST(Policy, Cpu_SearchWhereItPays_ChoosesAsAlways) {
+  SplitMix64 random(8);
+  int saved = 0;
+  for (int round = 0; round < 200; ++round) {
+    std::vector<std::int32_t> lens(1 + random.below(12));
+    for (std::int32_t& len : lens) {
+      len = static_cast<std::int32_t>(random.below(round % 3 == 0 ? 1000 : 50000));
+    }
+    const testing::Step step = step_of(lens);
+    const DeviceProfile profile = shipped(round % 2 == 0 ? "cpu" : "cpu96");
+    Policy quick = policy_of(profile);
+    Policy thorough = policy_of(profile, {.search = SearchMode::kAlways});
+    const Decision decision = quick.decide(step.batch()).value();
+    EXPECT_EQ(decision.predicted_ns, thorough.decide(step.batch())->predicted_ns);
+    saved += decision.candidates.size() == 1 ? 1 : 0;
+  }
+  EXPECT_GT(saved, 50);
 }
 
 // Prices may be wrong by price_error: within it the plan is the rule's, above it the cheapest.
@@ -109,7 +129,7 @@ TEST(Policy, GrowingRows_KeepTheChoiceAtMostTwoPercentDearer) {
 }
 
 TEST(Policy, ShrunkenRow_IsDecidedAnew) {
-  Policy policy = policy_of(shipped("cpu"));
+  Policy policy = policy_of(shipped("cpu"), {.search = SearchMode::kAlways});
   ASSERT_GT(policy.decide(step_of({48000, 6000}).batch())->candidates.size(), 1U);
   EXPECT_EQ(policy.decide(step_of({48001, 6001}).batch())->candidates.size(), 1U);
   EXPECT_GT(policy.decide(step_of({48001, 5999}).batch())->candidates.size(), 1U);
