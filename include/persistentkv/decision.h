@@ -112,7 +112,7 @@ class Policy {
   static Result<Policy> make(const DeviceProfile& profile, const PriceInputs& inputs, const PolicyOptions& options);
 
   /// kAuto, on a CPU: the plan of cpu_rule, with the profile's ReadCurve, unless one of the others is cheaper by more
-  /// than the profile's price_error; without a search where none can be. On a GPU the cheapest. The others: for every number of KV heads a task that divides them, whole rows, equal chunks (split, pages) and
+  /// than the profile's price_error; without a search where none can be by that and what a search costs. On a GPU the cheapest. The others: for every number of KV heads a task that divides them, whole rows, equal chunks (split, pages) and
   /// equal counts (workqueue) for an eighth to eight tasks a slot are outlined; the likeliest are planned and priced
   /// until nothing that is left can be cheaper by 0.2% (or by price_error), or tasks beyond kPricedTasks (and 4 a slot) have been priced.
   /// padded and bucket are workqueue with empty tasks or more launches, so they are looked at only alone. On CPUs
@@ -158,7 +158,7 @@ class Policy {
   void outline_widths(Route route);
   [[nodiscard]] bool allows(Route route) const;
   Result<Decision> price_choices(const BatchState& batch, Plan&& recycled);
-  /// The rule's plan where no plan can be cheaper by more than the prices' error; no value: `recycled` is as it was.
+  /// The rule's plan where no plan can be cheaper by more than the prices' error and the time of a search; no value: `recycled` is as it was.
   std::optional<Decision> keep_rule(const BatchState& batch, Plan& recycled);
   /// Below the price of any plan of the step.
   [[nodiscard]] double least_of_all_ns() const;
