@@ -324,6 +324,7 @@ Result<Decision> Policy::price_choices(const BatchState& batch, Plan&& recycled)
   Error last_error;
   std::int64_t priced_tasks = 0;
   double beat_ns = std::numeric_limits<double>::infinity();  // what another plan must be cheaper than to be chosen
+  double least_ns = std::numeric_limits<double>::infinity();
   const auto consider = [&](const PlanOptions& options) {
     auto plan = make_plan(batch, options, std::move(scratch_));
     if (!plan.ok()) {  // one grid may be too large for a step that another route runs well
@@ -338,6 +339,7 @@ Result<Decision> Policy::price_choices(const BatchState& batch, Plan&& recycled)
                           .kv_heads_per_task = plan->kv_heads_per_task(),
                           .predicted_ns = price.total_ns()});
     scratch_ = *std::move(plan);
+    least_ns = std::min(least_ns, price.total_ns());
     if (!best_options || price.total_ns() < beat_ns) {
       std::swap(best, scratch_);
       best_price = price;
@@ -358,7 +360,8 @@ Result<Decision> Policy::price_choices(const BatchState& batch, Plan&& recycled)
     }
   }
   for (const Choice& choice : choices_) {
-    const bool may_win = choice.least_ns < beat_ns * kWorthwhile;
+    const double limit_ns = options_.search == SearchMode::kAlways ? least_ns : beat_ns;
+    const bool may_win = choice.least_ns < limit_ns * kWorthwhile;
     const bool affordable = priced_tasks < kPricedTasks + 4 * model_.num_slots() ||
                             std::ranges::find(candidates, choice.plan.route, &Candidate::route) == candidates.end();
     if (!best_options || (may_win && affordable)) {

@@ -440,7 +440,7 @@ Result<Calibration> calibrate_cpu(const CalibrateOptions& options, RunObserver& 
     if (!backend.ok()) {
       return backend.error();
     }
-    const auto probes = measure_cpu_probes(**backend, {.set = ProbeSet::kQuick, .passes = 5});
+    const auto probes = measure_cpu_probes(**backend, {.set = ProbeSet::kQuick, .passes = 5, .cancelled = [&observer] { return observer.cancelled(); }});
     if (!probes.ok()) {
       return probes.error();
     }

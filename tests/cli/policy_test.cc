@@ -135,7 +135,8 @@ TEST(ExplainCli, Candidates_CarryTheirTerms) {
   const json& candidates = explained.at("candidates");
   ASSERT_GT(candidates.size(), 1U);
   for (const json& candidate : candidates) {
-    EXPECT_GE(candidate.at("total_ns").get<double>(), candidates[0].at("total_ns").get<double>());
+    // Those that are cheaper by no more than price_error lose to the rule's plan.
+    EXPECT_GE(candidate.at("total_ns").get<double>(), 0.97 * candidates[0].at("total_ns").get<double>());
     EXPECT_GT(candidate.at("memory_ns").get<double>(), 0.0);
   }
   const ProcessResult table = run_apart(folder, {"explain", "--lens", "48000,6000,6000", "--profile", "h100"});
