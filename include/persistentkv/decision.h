@@ -103,8 +103,8 @@ struct Decision {
 
 /// Chooses the plan of each step of one shape, type and layout. Keeps its last choice while rows grow a little
 /// (each row by 16 tokens and 1/64 of its length, all together by 1/128), their price grows by at most 0.7% and no
-/// factor of the correction moves by 5%; that costs at most 2%, beside price_error, against deciding anew. Not thread-safe; the same steps
-/// in the same order always give the same plans unless learning is on.
+/// factor of the correction moves by 5%; that costs at most 2%, beside price_error, against deciding anew. Not
+/// thread-safe; the same steps in the same order always give the same plans unless learning is on.
 class Policy {
  public:
   /// Errors: those of PriceModel::make; kInvalidArgument (no routes); kUnsupported (an external route without a
@@ -112,11 +112,12 @@ class Policy {
   static Result<Policy> make(const DeviceProfile& profile, const PriceInputs& inputs, const PolicyOptions& options);
 
   /// kAuto, on a CPU: the plan of cpu_rule, with the profile's ReadCurve, unless one of the others is cheaper by more
-  /// than the profile's price_error; without a search where none can be by that and what a search costs. On a GPU the cheapest. The others: for every number of KV heads a task that divides them, whole rows, equal chunks (split, pages) and
-  /// equal counts (workqueue) for an eighth to eight tasks a slot are outlined; the likeliest are planned and priced
-  /// until nothing that is left can be cheaper by 0.2% (or by price_error), or tasks beyond kPricedTasks (and 4 a slot) have been priced.
-  /// padded and bucket are workqueue with empty tasks or more launches, so they are looked at only alone. On CPUs
-  /// merges are fused, which saves their launch.
+  /// than the profile's price_error; without a search where none can be by that and what a search costs. On a GPU the
+  /// cheapest. The others: for every number of KV heads a task that divides them, whole rows, equal chunks (split,
+  /// pages) and equal counts (workqueue) for an eighth to eight tasks a slot are outlined; the likeliest are planned
+  /// and priced until nothing that is left can be cheaper by 0.2% (or by price_error), or tasks beyond kPricedTasks
+  /// (and 4 a slot) have been priced. padded and bucket are workqueue with empty tasks or more launches, so they are
+  /// looked at only alone. On CPUs merges are fused, which saves their launch.
   ///
   /// kPaper: groups other than 4, steps whose longest row is under 16,384 tokens and batches of 2 to 7 rows go to
   /// FlashInfer, or to `row` where there is none; one row goes to bucket, 8 or more to workqueue, with the multiple
@@ -158,7 +159,8 @@ class Policy {
   void outline_widths(Route route);
   [[nodiscard]] bool allows(Route route) const;
   Result<Decision> price_choices(const BatchState& batch, Plan&& recycled);
-  /// The rule's plan where no plan can be cheaper by more than the prices' error and the time of a search; no value: `recycled` is as it was.
+  /// The rule's plan where no plan can be cheaper by more than the prices' error and the time of a search; no value:
+  /// `recycled` is as it was.
   std::optional<Decision> keep_rule(const BatchState& batch, Plan& recycled);
   /// Below the price of any plan of the step.
   [[nodiscard]] double least_of_all_ns() const;

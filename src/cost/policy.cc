@@ -292,8 +292,7 @@ std::optional<Decision> Policy::keep_rule(const BatchState& batch, Plan& recycle
   if (!rule_layout_ || options_.search == SearchMode::kAlways) {
     return std::nullopt;
   }
-  const PlanOptions options =
-      cpu_rule(batch, *rule_layout_, model_.inputs().kv_dtype, model_.num_slots(), rule_curve_);
+  const PlanOptions options = cpu_rule(batch, *rule_layout_, model_.inputs().kv_dtype, model_.num_slots(), rule_curve_);
   auto plan = make_plan(batch, options, std::move(recycled));
   if (!plan.ok()) {
     recycled = {};
@@ -382,10 +381,11 @@ Result<Decision> Policy::price_choices(const BatchState& batch, Plan&& recycled)
   std::ranges::sort(candidates, cheaper);
   move_to_front(candidates, best, best_price);
   std::string reason =
-      kept_rule ? fmt::format("{} by the rule, {} splits: {:.1f} us; none of {} others is cheaper by more than the "
-                              "prices' error of {:.1f}%",
-                              route_name(best.route()), best.max_splits(), best_price.total_ns() * 1e-3,
-                              candidates.size() - 1, model_.profile().price_error * 100.0)
+      kept_rule ? fmt::format(
+                      "{} by the rule, {} splits: {:.1f} us; none of {} others is cheaper by more than the "
+                      "prices' error of {:.1f}%",
+                      route_name(best.route()), best.max_splits(), best_price.total_ns() * 1e-3, candidates.size() - 1,
+                      model_.profile().price_error * 100.0)
                 : fmt::format("{} with {} splits is cheapest of {} candidates: {:.1f} us", route_name(best.route()),
                               best.max_splits(), candidates.size(), best_price.total_ns() * 1e-3);
   return finish(std::move(best), best_price, std::move(candidates), std::move(reason));

@@ -275,9 +275,8 @@ Result<std::vector<double>> log_errors(const DeviceProfile& profile, const Sampl
   std::vector<double> errors;
   for (std::size_t i = 0; i < sample.measured_ns.size(); ++i) {
     const Beside& beside = sample.beside[i];
-    model->set_correction(
-        {.memory = bounded_correction(bandwidth / rate_of(beside.read, profile.launch_ns)),
-         .arithmetic = bounded_correction(arithmetic / rate_of(beside.in_cache, profile.launch_ns))});
+    model->set_correction({.memory = bounded_correction(bandwidth / rate_of(beside.read, profile.launch_ns)),
+                           .arithmetic = bounded_correction(arithmetic / rate_of(beside.in_cache, profile.launch_ns))});
     errors.push_back(std::log(model->price(sample.plan).device_ns / sample.measured_ns[i]));
   }
   return errors;
@@ -314,8 +313,8 @@ double misfit(const DeviceProfile& profile, std::span<const ChunkPoint> prior, s
     last = *std::move(errors);
   }
   for (std::size_t i = 0; i + 1 < prior.size(); ++i) {
-    const double away = std::log(profile.chunks[i].share / profile.chunks.back().share) -
-                        std::log(prior[i].share / prior.back().share);
+    const double away =
+        std::log(profile.chunks[i].share / profile.chunks.back().share) - std::log(prior[i].share / prior.back().share);
     sum += kPriorWeight * away * away;
   }
   return sum;
@@ -440,7 +439,8 @@ Result<Calibration> calibrate_cpu(const CalibrateOptions& options, RunObserver& 
     if (!backend.ok()) {
       return backend.error();
     }
-    const auto probes = measure_cpu_probes(**backend, {.set = ProbeSet::kQuick, .passes = 5, .cancelled = [&observer] { return observer.cancelled(); }});
+    const auto probes = measure_cpu_probes(
+        **backend, {.set = ProbeSet::kQuick, .passes = 5, .cancelled = [&observer] { return observer.cancelled(); }});
     if (!probes.ok()) {
       return probes.error();
     }

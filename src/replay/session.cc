@@ -327,8 +327,7 @@ Status Session::execute_mlp(const StepRows& rows) {
 void Session::keep_step() {
   if (policy_idx_) {
     const StepRecord& policy = step_records_[*policy_idx_];
-    records_.policy->steps.push_back(decided_ ? with_regret(policy, walls_, *policy_idx_)
-                                              : without_regret(policy));
+    records_.policy->steps.push_back(decided_ ? with_regret(policy, walls_, *policy_idx_) : without_regret(policy));
     planners_[*policy_idx_].observe(policy.run);
     decided_.reset();
   }

@@ -105,7 +105,8 @@ class Session {
   std::vector<StepRecord> step_records_;
   std::optional<StepRecord> decided_;  // with the oracle: the policy's step as it was planned
   StepRecord twin_;
-  RepeatedWalls walls_;                // of the step, the twin last                    // with the oracle: the policy's plan once more
+  RepeatedWalls
+      walls_;  // of the step, the twin last                    // with the oracle: the policy's plan once more
   ReadSample step_probe_;
   ReadSample step_in_cache_;
   std::int64_t step_mlp_ns_ = 0;

@@ -97,9 +97,10 @@ std::string policy_lines(const RunSummary& summary) {
                                            percent(policy.noise_p95))
                              : "\n";
     out += policy.cross_regret_mean
-               ? fmt::format("  the best chosen by one half of the repeats, scored by the other: mean {}; the plan "
-                             "against itself: mean {}\n",
-                             percent(policy.cross_regret_mean), percent(policy.cross_noise_mean))
+               ? fmt::format(
+                     "  the best chosen by one half of the repeats, scored by the other: mean {}; the plan "
+                     "against itself: mean {}\n",
+                     percent(policy.cross_regret_mean), percent(policy.cross_noise_mean))
                : "";
   }
   if (policy.over_best_route) {

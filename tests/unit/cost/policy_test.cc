@@ -4,7 +4,6 @@
 #include <cmath>
 
 #include "persistentkv/layout.h"
-
 #include "unit/cost/policy_fixture.h"
 
 namespace pkv {
@@ -23,8 +22,8 @@ TEST(Policy, Decision_CarriesThePlanThatWasPriced) {
     ASSERT_GT(decision.candidates.size(), 1U);
     EXPECT_DOUBLE_EQ(decision.candidates.front().predicted_ns, decision.price.total_ns());
     for (const Candidate& candidate : decision.candidates) {
-      EXPECT_TRUE(!candidate.priced || candidate.predicted_ns >=
-                                           decision.price.total_ns() * (1.0 - policy.model().profile().price_error));
+      EXPECT_TRUE(!candidate.priced ||
+                  candidate.predicted_ns >= decision.price.total_ns() * (1.0 - policy.model().profile().price_error));
     }
   }
 }
@@ -120,7 +119,8 @@ TEST(Policy, GrowingRows_KeepTheChoiceAtMostTwoPercentDearer) {
       const Decision decision = carried.decide(step.batch()).value();
       kept += decision.candidates.size() == 1 ? 1 : 0;
       Policy fresh = policy_of(profile);
-      EXPECT_LE(decision.price.total_ns() * (1.0 - profile.price_error), 1.02 * fresh.decide(step.batch())->price.total_ns());
+      EXPECT_LE(decision.price.total_ns() * (1.0 - profile.price_error),
+                1.02 * fresh.decide(step.batch())->price.total_ns());
       for (std::int32_t& len : lens) {
         ++len;
       }
