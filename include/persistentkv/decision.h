@@ -39,6 +39,9 @@ struct ReadCurve {
       {{2048, 18.0}, {4096, 21.0}, {8192, 24.0}, {16384, 28.0}, {32768, 30.5}, {65536, 32.5}}};
 
   [[nodiscard]] double bytes_per_ns(std::int64_t bytes) const;
+
+  /// That of a profile. A task reads the two pages of a tile in one go, so `bytes` are two of the profile's chunks.
+  static ReadCurve of(const DeviceProfile& profile);
 };
 
 /// How a step is divided on a CPU: route pages with one KV head, a run of heads or all heads a task, chosen by
@@ -62,11 +65,18 @@ enum class Learning : std::uint8_t {
   kOn,
 };
 
+/// Whether candidates are looked at that cannot be chosen.
+enum class SearchMode : std::uint8_t {
+  kWhereItPays,  // none where the bound of all plans is too near the rule's plan: the cheapest decision
+  kAlways,       // to show them
+};
+
 struct PolicyOptions {
   PolicyKind kind = PolicyKind::kAuto;
   /// Routes to choose from, at least one. External ones only where the profile prices them.
   std::vector<Route> routes = {std::begin(kAllRoutes), std::end(kAllRoutes)};
   Learning learning = Learning::kOff;
+  SearchMode search = SearchMode::kWhereItPays;
 };
 
 struct Candidate {
@@ -94,19 +104,21 @@ struct Decision {
 
 /// Chooses the plan of each step of one shape, type and layout. Keeps its last choice while rows grow a little
 /// (each row by 16 tokens and 1/64 of its length, all together by 1/128), their price grows by at most 0.7% and no
-/// factor of the correction moves by 5%; that costs at most 2% against deciding anew. Not thread-safe; the same steps
-/// in the same order always give the same plans unless learning is on.
+/// factor of the correction moves by 5%; that costs at most 2%, beside price_error, against deciding anew. Not
+/// thread-safe; the same steps in the same order always give the same plans unless learning is on.
 class Policy {
  public:
   /// Errors: those of PriceModel::make; kInvalidArgument (no routes); kUnsupported (an external route without a
   /// price in the profile).
   static Result<Policy> make(const DeviceProfile& profile, const PriceInputs& inputs, const PolicyOptions& options);
 
-  /// kAuto: for every number of KV heads a task that divides them, whole rows, equal chunks (split, pages) and
-  /// equal counts (workqueue) for an eighth to eight tasks a slot are outlined; the likeliest are planned and priced
-  /// until nothing that is left can be cheaper by 0.2%, or tasks beyond kPricedTasks (and 4 a slot) have been priced.
-  /// padded and bucket are workqueue with empty tasks or more launches, so they are looked at only alone. On CPUs
-  /// merges are fused, which saves their launch.
+  /// kAuto, on a CPU: the plan of cpu_rule, with the profile's ReadCurve, unless one of the others is cheaper by more
+  /// than the profile's price_error; without a search where none can be by that and what a search costs. On a GPU the
+  /// cheapest. The others: for every number of KV heads a task that divides them, whole rows, equal chunks (split,
+  /// pages) and equal counts (workqueue) for an eighth to eight tasks a slot are outlined; the likeliest are planned
+  /// and priced until nothing that is left can be cheaper by 0.2% (or by price_error), or tasks beyond kPricedTasks
+  /// (and 4 a slot) have been priced. padded and bucket are workqueue with empty tasks or more launches, so they are
+  /// looked at only alone. On CPUs merges are fused, which saves their launch.
   ///
   /// kPaper: groups other than 4, steps whose longest row is under 16,384 tokens and batches of 2 to 7 rows go to
   /// FlashInfer, or to `row` where there is none; one row goes to bucket, 8 or more to workqueue, with the multiple
@@ -138,7 +150,7 @@ class Policy {
     double likely_ns = 0.0;  // with half a long task of tail; orders the search
   };
 
-  Policy(PriceModel model, PolicyOptions options);
+  Policy(PriceModel model, PolicyOptions options, std::optional<KvLayout> rule_layout);
   Result<Decision> decide_auto(const BatchState& batch, Plan&& recycled);
   Result<Decision> decide_paper(const BatchState& batch, Plan&& recycled);
   /// No value: the last choice no longer fits, `recycled` is as it was.
@@ -151,10 +163,18 @@ class Policy {
   void outline_widths(Route route);
   [[nodiscard]] bool allows(Route route) const;
   Result<Decision> price_choices(const BatchState& batch, Plan&& recycled);
+  /// The rule's plan where no plan can be cheaper by more than the prices' error and the time of a search; no value:
+  /// `recycled` is as it was.
+  std::optional<Decision> keep_rule(const BatchState& batch, Plan& recycled);
+  /// Below the price of any plan of the step.
+  [[nodiscard]] double least_of_all_ns() const;
   Decision finish(Plan&& plan, const Price& price, std::vector<Candidate> candidates, std::string reason) const;
 
   PriceModel model_;
   PolicyOptions options_;
+  // Set where cpu_rule's plan is the one to beat.
+  std::optional<KvLayout> rule_layout_;
+  ReadCurve rule_curve_;
   // Of the step in progress; members so that a steady stream of steps allocates little.
   std::vector<std::int32_t> tiles_;
   std::int64_t total_tiles_ = 0;

@@ -100,6 +100,8 @@ class PriceModel {
   [[nodiscard]] std::int32_t num_slots() const { return num_slots_; }
   [[nodiscard]] const DeviceProfile& profile() const { return profile_; }
   [[nodiscard]] const PriceInputs& inputs() const { return inputs_; }
+  /// Of one worker, for the group size, the type and the head dimension of the inputs.
+  [[nodiscard]] double arithmetic_bytes_per_ns() const { return arithmetic_bytes_per_ns_; }
   /// Of the bandwidth, in the chunks that tasks of so many KV heads read.
   [[nodiscard]] double chunk_share(std::int32_t kv_heads_per_task) const;
 

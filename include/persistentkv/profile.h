@@ -111,11 +111,17 @@ struct DeviceProfile {
   double plan_ns = 0.0;
   double plan_task_ns = 0.0;
   double plan_page_ns = 0.0;
+  /// CPUs: by how much, a fraction, the ratio of two plans' prices may be wrong. The policy leaves the rule's plan
+  /// only for one that is cheaper by more.
+  double price_error = 0.0;
   PaperConstants paper;
   std::vector<ExternalKernel> external;
   /// Which of the library's tables of GPU kernels prices our own plans in place of bandwidth, tasks and launches
   /// above: "h100", or none. It has occupancy and costs by head dimension, group and kernel (src/cost/gpu_kernels.h).
   std::string kernels;
+
+  /// Share of the bandwidth that pieces of so many bytes leave, by `chunks`.
+  [[nodiscard]] double chunk_share(std::int64_t bytes) const;
 };
 
 /// What `kernels` may be, beside empty.

@@ -107,6 +107,14 @@ double ReadCurve::bytes_per_ns(std::int64_t bytes) const {
   return low.bytes_per_ns + share * (above->bytes_per_ns - low.bytes_per_ns);
 }
 
+ReadCurve ReadCurve::of(const DeviceProfile& profile) {
+  ReadCurve curve;
+  for (Point& point : curve.points) {
+    point.bytes_per_ns = profile.bandwidth.back().bytes_per_ns * profile.chunk_share(point.bytes / 2);
+  }
+  return curve;
+}
+
 PlanOptions cpu_rule(const BatchState& batch, const KvLayout& layout, DType kv_dtype, std::int32_t num_workers,
                      const ReadCurve& curve) {
   const std::int32_t all_heads = batch.shape().num_kv_heads;

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <utility>
 
 #include "base/math.h"
@@ -27,6 +28,9 @@ constexpr double kMovedFactor = 1.05;
 constexpr double kDearerFactor = 1.007;
 // A plan that can be cheaper by less than this is not priced.
 constexpr double kWorthwhile = 0.998;
+// A search on a CPU right after a step, whose K and V have driven everything out of the L2: 8 us where it is warm, 12
+// here (2 cores, 8 rows). It must be won back within the step.
+constexpr double kSearchNs = 10000.0;
 // The paper's gates.
 constexpr std::int32_t kPaperGroup = 4;
 constexpr std::int32_t kPaperLongRow = 16384;
@@ -41,6 +45,15 @@ bool moved(const Correction& from, const Correction& to) {
 
 bool cheaper(const Candidate& a, const Candidate& b) {
   return a.priced != b.priced ? a.priced : a.predicted_ns < b.predicted_ns;
+}
+
+/// The chosen one first, the rest as they are.
+void move_to_front(std::vector<Candidate>& candidates, const Plan& plan, const Price& price) {
+  const auto chosen = std::ranges::find_if(candidates, [&](const Candidate& candidate) {
+    return candidate.priced && candidate.route == plan.route() && candidate.max_splits == plan.max_splits() &&
+           candidate.kv_heads_per_task == plan.kv_heads_per_task() && candidate.predicted_ns == price.total_ns();
+  });
+  std::rotate(candidates.begin(), chosen, chosen + 1);
 }
 
 }  // namespace
@@ -70,10 +83,22 @@ Result<Policy> Policy::make(const DeviceProfile& profile, const PriceInputs& inp
                    fmt::format("profile {} has no price of {}", profile.name, route_name(route)), "routes"};
     }
   }
-  return Policy(*std::move(model), options);
+  std::optional<KvLayout> rule_layout;
+  if (profile.kind == DeviceKind::kCpu && std::ranges::find(options.routes, Route::kPages) != options.routes.end()) {
+    auto layout = KvLayout::make(inputs.order, KvPacking::kSeparate, inputs.page_size, inputs.shape);
+    if (!layout.ok()) {
+      return layout.error();
+    }
+    rule_layout = *layout;
+  }
+  return Policy(*std::move(model), options, std::move(rule_layout));
 }
 
-Policy::Policy(PriceModel model, PolicyOptions options) : model_(std::move(model)), options_(std::move(options)) {}
+Policy::Policy(PriceModel model, PolicyOptions options, std::optional<KvLayout> rule_layout)
+    : model_(std::move(model)),
+      options_(std::move(options)),
+      rule_layout_(std::move(rule_layout)),
+      rule_curve_(ReadCurve::of(model_.profile())) {}
 
 bool Policy::allows(Route route) const { return std::ranges::find(options_.routes, route) != options_.routes.end(); }
 
@@ -241,6 +266,9 @@ void Policy::outline_all() {
 
 Result<Decision> Policy::decide_auto(const BatchState& batch, Plan&& recycled) {
   measure_rows(batch);
+  if (auto kept = keep_rule(batch, recycled)) {
+    return *std::move(kept);
+  }
   if (!model_.profile().kernels.empty() && allows(Route::kSplit)) {
     // The rule has searched by the same prices. Whole rows beside it: a plan of so few tasks costs next to nothing.
     const std::int32_t num_sms = model_.profile().num_workers;
@@ -255,6 +283,46 @@ Result<Decision> Policy::decide_auto(const BatchState& batch, Plan&& recycled) {
   return price_choices(batch, std::move(recycled));
 }
 
+double Policy::least_of_all_ns() const {
+  const std::int32_t heads = model_.inputs().shape.num_kv_heads;
+  const std::int32_t slots = model_.num_slots();
+  double least_ns = std::numeric_limits<double>::infinity();
+  for (std::int32_t width = heads; width >= 1; --width) {
+    if (heads % width == 0) {
+      // Evenly spread, one start a slot, nothing to merge.
+      const double even_ns = model_.least_ns(
+          {.attended_tokens = attended_tokens_, .num_tasks = slots, .kv_heads_per_task = width}, num_pages_);
+      least_ns = std::min(least_ns, even_ns - slots * model_.profile().plan_task_ns);
+    }
+  }
+  return least_ns;
+}
+
+std::optional<Decision> Policy::keep_rule(const BatchState& batch, Plan& recycled) {
+  if (!rule_layout_ || options_.search == SearchMode::kAlways) {
+    return std::nullopt;
+  }
+  const PlanOptions options = cpu_rule(batch, *rule_layout_, model_.inputs().kv_dtype, model_.num_slots(), rule_curve_);
+  auto plan = make_plan(batch, options, std::move(recycled));
+  if (!plan.ok()) {
+    recycled = {};
+    return std::nullopt;
+  }
+  const Price price = model_.price(*plan);
+  const double error = model_.profile().price_error;
+  if (least_of_all_ns() < price.total_ns() * (1.0 - error) * kWorthwhile - kSearchNs) {
+    recycled = *std::move(plan);
+    return std::nullopt;
+  }
+  remember(batch, options, price);
+  std::vector<Candidate> candidates = {{.route = plan->route(),
+                                        .max_splits = plan->max_splits(),
+                                        .kv_heads_per_task = plan->kv_heads_per_task(),
+                                        .predicted_ns = price.total_ns()}};
+  return finish(*std::move(plan), price, std::move(candidates),
+                "the rule's plan: no other can be cheaper by more than the prices' error and a search");
+}
+
 Result<Decision> Policy::price_choices(const BatchState& batch, Plan&& recycled) {
   std::ranges::sort(choices_, {}, &Choice::likely_ns);
   std::vector<Candidate> candidates;
@@ -264,6 +332,8 @@ Result<Decision> Policy::price_choices(const BatchState& batch, Plan&& recycled)
   std::optional<PlanOptions> best_options;
   Error last_error;
   std::int64_t priced_tasks = 0;
+  double beat_ns = std::numeric_limits<double>::infinity();  // what another plan must be cheaper than to be chosen
+  double least_ns = std::numeric_limits<double>::infinity();
   const auto consider = [&](const PlanOptions& options) {
     auto plan = make_plan(batch, options, std::move(scratch_));
     if (!plan.ok()) {  // one grid may be too large for a step that another route runs well
@@ -278,12 +348,20 @@ Result<Decision> Policy::price_choices(const BatchState& batch, Plan&& recycled)
                           .kv_heads_per_task = plan->kv_heads_per_task(),
                           .predicted_ns = price.total_ns()});
     scratch_ = *std::move(plan);
-    if (!best_options || price.total_ns() < best_price.total_ns()) {
+    least_ns = std::min(least_ns, price.total_ns());
+    if (!best_options || price.total_ns() < beat_ns) {
       std::swap(best, scratch_);
       best_price = price;
       best_options = options;
+      beat_ns = price.total_ns();
     }
   };
+  if (rule_layout_) {
+    // Prices are surer of a plan's size than of the order of plans that are nearly equal: the rule's plan, which was
+    // measured, is left only for a gain that is above the error of such comparisons.
+    consider(cpu_rule(batch, *rule_layout_, model_.inputs().kv_dtype, model_.num_slots(), rule_curve_));
+    beat_ns *= 1.0 - model_.profile().price_error;
+  }
   for (const Route route : options_.routes) {
     const bool alone = options_.routes.size() == 1;
     if (is_external(route) || (alone && (route == Route::kPadded || route == Route::kBucket))) {
@@ -291,8 +369,8 @@ Result<Decision> Policy::price_choices(const BatchState& batch, Plan&& recycled)
     }
   }
   for (const Choice& choice : choices_) {
-    const double best_ns = best_price.total_ns();
-    const bool may_win = choice.least_ns < best_ns * kWorthwhile;
+    const double limit_ns = options_.search == SearchMode::kAlways ? least_ns : beat_ns;
+    const bool may_win = choice.least_ns < limit_ns * kWorthwhile;
     const bool affordable = priced_tasks < kPricedTasks + 4 * model_.num_slots() ||
                             std::ranges::find(candidates, choice.plan.route, &Candidate::route) == candidates.end();
     if (!best_options || (may_win && affordable)) {
@@ -309,10 +387,17 @@ Result<Decision> Policy::price_choices(const BatchState& batch, Plan&& recycled)
     return last_error;
   }
   remember(batch, *best_options, best_price);
+  const bool kept_rule = rule_layout_ && beat_ns < best_price.total_ns();
   std::ranges::sort(candidates, cheaper);
+  move_to_front(candidates, best, best_price);
   std::string reason =
-      fmt::format("{} with {} splits is cheapest of {} candidates: {:.1f} us", route_name(best.route()),
-                  best.max_splits(), candidates.size(), best_price.total_ns() * 1e-3);
+      kept_rule ? fmt::format(
+                      "{} by the rule, {} splits: {:.1f} us; none of {} others is cheaper by more than the "
+                      "prices' error of {:.1f}%",
+                      route_name(best.route()), best.max_splits(), best_price.total_ns() * 1e-3, candidates.size() - 1,
+                      model_.profile().price_error * 100.0)
+                : fmt::format("{} with {} splits is cheapest of {} candidates: {:.1f} us", route_name(best.route()),
+                              best.max_splits(), candidates.size(), best_price.total_ns() * 1e-3);
   return finish(std::move(best), best_price, std::move(candidates), std::move(reason));
 }
 

@@ -33,21 +33,6 @@ double bandwidth_of(std::span<const BandwidthPoint> points, double tasks) {
   return points.back().bytes_per_ns;
 }
 
-double share_of(std::span<const ChunkPoint> points, std::int64_t bytes) {
-  if (bytes <= points.front().bytes) {
-    return points.front().share;
-  }
-  for (std::size_t i = 1; i < points.size(); ++i) {
-    if (bytes <= points[i].bytes) {
-      const double low = std::log2(static_cast<double>(points[i - 1].bytes));
-      const double high = std::log2(static_cast<double>(points[i].bytes));
-      const double part = (std::log2(static_cast<double>(bytes)) - low) / (high - low);
-      return std::lerp(points[i - 1].share, points[i].share, part);
-    }
-  }
-  return points.back().share;
-}
-
 double distance(std::int32_t a, std::int32_t b) { return std::abs(std::log(static_cast<double>(a) / b)); }
 
 /// The points of a type with the head dimension nearest to that of the shape, ascending by group size.
@@ -137,9 +122,14 @@ std::int64_t page_chunk_bytes(const PriceInputs& inputs, std::int32_t kv_heads_p
   return vector_bytes * slots * kv_heads_per_task;
 }
 
-}  // namespace
-
-namespace {
+/// CPU kernels take tiles of 32 tokens, and chunks below an eighth of one slow them down (cpu_rule.cc). Profiles know
+/// pages of 16 tokens, two of which are a tile, hence the halves.
+std::int64_t cpu_chunk_bytes(const PriceInputs& inputs, std::int32_t kv_heads_per_task, std::int64_t chunk) {
+  constexpr std::int64_t kHalfTileTokens = 16;
+  constexpr std::int64_t kHalfOfChunksInTile = 4;
+  const std::int64_t vector_bytes = std::int64_t{inputs.shape.head_dim} * dtype_bytes(inputs.kv_dtype);
+  return std::min(kv_heads_per_task * kHalfTileTokens * vector_bytes, kHalfOfChunksInTile * chunk);
+}
 
 /// Page ids that are checked before a plan is made.
 std::int64_t num_pages(const Plan& plan) {
@@ -188,7 +178,9 @@ PriceModel::PriceModel(DeviceProfile profile, const PriceInputs& inputs, double 
 }
 
 double PriceModel::chunk_share(std::int32_t kv_heads_per_task) const {
-  return share_of(profile_.chunks, page_chunk_bytes(inputs_, kv_heads_per_task));
+  const std::int64_t chunk = page_chunk_bytes(inputs_, kv_heads_per_task);
+  return profile_.chunk_share(profile_.kind == DeviceKind::kCpu ? cpu_chunk_bytes(inputs_, kv_heads_per_task, chunk)
+                                                                : chunk);
 }
 
 PriceModel::WalkRates PriceModel::make_rates(std::int32_t kv_heads_per_task) const {

@@ -150,6 +150,7 @@ Status validate(const DeviceProfile& profile) {
   PKV_RETURN_IF_ERROR(check_time("plan_ns", profile.plan_ns));
   PKV_RETURN_IF_ERROR(check_time("plan_task_ns", profile.plan_task_ns));
   PKV_RETURN_IF_ERROR(check_time("plan_page_ns", profile.plan_page_ns));
+  PKV_RETURN_IF_ERROR(check_range("price_error", profile.price_error, 0.0, 0.5));
   PKV_RETURN_IF_ERROR(check_rate("paper.read_bytes_per_ns", profile.paper.read_bytes_per_ns));
   PKV_RETURN_IF_ERROR(check_range("paper.min_tasks_per_worker", profile.paper.min_tasks_per_worker, 1e-6, 1e6));
   PKV_RETURN_IF_ERROR(check_time("paper.launch_ns", profile.paper.launch_ns));
@@ -159,6 +160,21 @@ Status validate(const DeviceProfile& profile) {
                "kernels");
   }
   return check_external(profile.external);
+}
+
+double DeviceProfile::chunk_share(std::int64_t bytes) const {
+  if (bytes <= chunks.front().bytes) {
+    return chunks.front().share;
+  }
+  for (std::size_t i = 1; i < chunks.size(); ++i) {
+    if (bytes <= chunks[i].bytes) {
+      const double low = std::log2(static_cast<double>(chunks[i - 1].bytes));
+      const double high = std::log2(static_cast<double>(chunks[i].bytes));
+      const double part = (std::log2(static_cast<double>(bytes)) - low) / (high - low);
+      return std::lerp(chunks[i - 1].share, chunks[i].share, part);
+    }
+  }
+  return chunks.back().share;
 }
 
 std::span<const std::string_view> shipped_profile_names() {

@@ -182,6 +182,9 @@ DeviceProfile read_profile(const Json& json, const std::string& place) {
   for (const auto& [name, target] : numbers) {
     *target = fields.number(name);
   }
+  if (profile.kind == DeviceKind::kCpu) {
+    profile.price_error = fields.number("price_error");
+  }
   Fields paper = fields.object("paper");
   profile.paper = {.read_bytes_per_ns = paper.number("read_bytes_per_ns"),
                    .min_tasks_per_worker = paper.number("min_tasks_per_worker"),
@@ -266,6 +269,9 @@ std::string profile_json(const DeviceProfile& profile) {
                {"plan_ns", profile.plan_ns},
                {"plan_task_ns", profile.plan_task_ns},
                {"plan_page_ns", profile.plan_page_ns}});
+  if (profile.kind == DeviceKind::kCpu) {
+    json["price_error"] = profile.price_error;
+  }
   json["paper"] = {{"read_bytes_per_ns", profile.paper.read_bytes_per_ns},
                    {"min_tasks_per_worker", profile.paper.min_tasks_per_worker},
                    {"launch_ns", profile.paper.launch_ns}};

@@ -21,46 +21,62 @@ namespace {
 constexpr std::int32_t kPageSize = 16;
 constexpr std::int32_t kQueryHeads = 32;
 constexpr int kFitRounds = 60;
+// Plans of one step run side by side, so their ratios are surer than their times.
 constexpr double kRatioWeight = 4.0;
-// Shares of 1, 2, 4 and 8 heads a task as cpu_rule knows them (ReadCurve, 2 cores of a Zen 4 server): what holds
-// where a noisy machine cannot tell walks apart.
-constexpr ChunkPoint kPriorChunks[] = {{4096, 0.70}, {8192, 0.82}, {16384, 0.89}, {32768, 0.95}};
+// Of what the shares of short pieces are by the probe of random chunks: holds the shares where noise hides the walks.
 constexpr double kPriorWeight = 2.0;
+// Errors (logarithms) above it count linearly: one odd step must not bend the fit of all others.
+constexpr double kOutlier = 0.08;
 constexpr double kFirstStride = 1.3;
 constexpr double kStrideShrinks = 0.92;
+constexpr double kLeastPriceError = 0.02;
+constexpr double kMostPriceError = 0.2;
 
-/// A step, run by row with so many KV heads a task, or by `pages` cut in as many splits.
+/// How a step is cut: KV heads a task, splits of the longest row.
+struct Cut {
+  std::int32_t heads = 1;
+  std::int32_t splits = 1;
+};
+
+/// A step, run by every cut in turn.
 struct Probe {
   std::vector<std::int32_t> lens;
   DType dtype = DType::kF16;
   std::int32_t num_kv_heads = 8;
-  std::vector<std::int32_t> heads_per_task;
-  std::int32_t splits = 16;
+  std::vector<Cut> cuts;
 };
 
-// Long steps for the walks, other groups and types for the overlap, short ones for starts and launches.
+// Long steps for the walks, other groups and types for the overlap, short ones for starts, launches and merges: what
+// a policy chooses between. None is of a trace.
 std::vector<Probe> steps_to_measure() {
   const std::vector<std::int32_t> long_rows(4, 12288);
-  return {{long_rows, DType::kF16, 8, {1, 2, 4, 8}},
-          {long_rows, DType::kF16, 32, {32}},
-          {long_rows, DType::kF16, 4, {1, 4}},
-          {long_rows, DType::kBF16, 8, {1, 8}},
-          {{6144, 6144, 6144, 6144}, DType::kF32, 8, {8}},
-          {{512}, DType::kF16, 8, {1, 8}, 2},
-          {{2048}, DType::kF16, 8, {8}, 4},
-          {{4096, 1024}, DType::kF16, 8, {8}, 8},
-          {long_rows, DType::kF16, 8, {8}, 128}};
+  return {{long_rows, DType::kF16, 8, {{1, 16}, {2, 16}, {4, 16}, {8, 16}, {8, 64}}},
+          {{24576, 4096, 4096, 4096, 1024}, DType::kF16, 8, {{2, 16}, {4, 16}, {8, 16}}},
+          {long_rows, DType::kF16, 32, {{32, 16}}},
+          {long_rows, DType::kF16, 16, {{16, 16}}},
+          {long_rows, DType::kF16, 4, {{1, 16}, {4, 16}}},
+          {long_rows, DType::kBF16, 8, {{1, 16}, {8, 16}}},
+          {{6144, 6144, 6144, 6144}, DType::kF32, 8, {{8, 16}}},
+          {{512}, DType::kF16, 8, {{1, 1}, {8, 2}, {8, 8}}},
+          {{2048}, DType::kF16, 8, {{1, 1}, {4, 2}, {8, 4}, {8, 16}}},
+          {{3000, 1500, 800}, DType::kF16, 8, {{1, 1}, {2, 4}, {8, 4}, {8, 16}}}};
 }
+
+/// What ran beside a plan in one repeat: the state that the machine was in.
+struct Beside {
+  ReadSample read;      // the step's pages, read without arithmetic
+  ReadSample in_cache;  // the step, its pages in the L2
+};
 
 /// A measured plan.
 struct Sample {
   std::string what;
   PriceInputs inputs;
   Plan plan;
-  double measured_ns = 0.0;
-  /// What the read probe reached beside it.
-  double probe_bytes_per_ns = 0.0;
-  /// Samples of one step were measured in turn: their ratios are surer than their times.
+  /// By repeat.
+  std::vector<double> measured_ns;
+  std::vector<Beside> beside;
+  /// Samples of one step ran in turn.
   std::size_t step_idx = 0;
 };
 
@@ -83,9 +99,9 @@ StepOptions step_options(const Probe& probe, const CalibrateOptions& options) {
   step.run.cpu = options.cpu;
   step.run.verify = VerifyMode::kOff;
   step.run.memory_limit_bytes = options.memory_limit_bytes;
-  for (const std::int32_t heads : probe.heads_per_task) {
+  for (const Cut& cut : probe.cuts) {
     step.run.routes.push_back(
-        {.route = Route::kSplit, .splits = probe.splits, .kv_heads_per_task = heads, .merge = MergeMode::kFused});
+        {.route = Route::kSplit, .splits = cut.splits, .kv_heads_per_task = cut.heads, .merge = MergeMode::kFused});
   }
   step.seq_lens = probe.lens;
   step.page_size = kPageSize;
@@ -119,43 +135,6 @@ Result<Plan> plan_again(const Probe& probe, const RouteChoice& choice, std::int3
                             .merge = choice.merge});
 }
 
-/// Times of the routes of one step, and the read rate that they belong to.
-struct SteadyTimes {
-  std::vector<double> ns;
-  double probe_bytes_per_ns = 0.0;
-};
-
-/// The memory's state changes between repeats, and routes must be compared in the same one: each route's time is its
-/// median part of the repeat's mean (geometric); the mean is the median of those, in bytes that the probe beside
-/// read meanwhile.
-SteadyTimes steady_times(const RunRecords& records) {
-  const std::size_t num_routes = records.routes.size();
-  const std::size_t num_repeats = records.probe.size();
-  std::vector<std::vector<double>> parts(num_routes);
-  std::vector<double> rates;
-  std::vector<double> mean_bytes;
-  for (std::size_t repeat = 0; repeat < num_repeats; ++repeat) {
-    const ReadSample& read = records.probe[repeat];
-    rates.push_back(static_cast<double>(read.bytes) / static_cast<double>(std::max<std::int64_t>(1, read.elapsed_ns)));
-    double log_mean = 0.0;
-    for (const RouteRecords& route : records.routes) {
-      log_mean += std::log(static_cast<double>(std::max<std::int64_t>(1, route.steps[repeat].run.total_ns))) /
-                  static_cast<double>(num_routes);
-    }
-    for (std::size_t route = 0; route < num_routes; ++route) {
-      parts[route].push_back(static_cast<double>(records.routes[route].steps[repeat].run.total_ns) /
-                             std::exp(log_mean));
-    }
-    mean_bytes.push_back(std::exp(log_mean) * rates.back());
-  }
-  SteadyTimes times;
-  times.probe_bytes_per_ns = median(rates).value_or(1.0);
-  for (const std::vector<double>& part : parts) {
-    times.ns.push_back(median(part).value_or(0.0) * median(mean_bytes).value_or(0.0) / times.probe_bytes_per_ns);
-  }
-  return times;
-}
-
 Status add_samples(const Probe& probe, std::size_t step_idx, const CalibrateOptions& options, RunObserver& observer,
                    std::vector<Sample>& samples) {
   const StepOptions step = step_options(probe, options);
@@ -170,23 +149,50 @@ Status add_samples(const Probe& probe, std::size_t step_idx, const CalibrateOpti
   if (records->interrupted) {
     return Error{ErrorCode::kCancelled, "stopped by the caller", "calibration"};
   }
-  const SteadyTimes times = steady_times(*records);
+  std::vector<Beside> beside;
+  for (std::size_t repeat = 0; repeat < records->probe.size(); ++repeat) {
+    beside.push_back({.read = records->probe[repeat], .in_cache = records->in_cache[repeat]});
+  }
   for (std::size_t i = 0; i < step.run.routes.size(); ++i) {
     auto plan = plan_again(probe, step.run.routes[i], records->num_workers);
     if (!plan.ok()) {
       return plan.error();
     }
+    std::vector<double> measured_ns;
+    for (const StepRecord& run : records->routes[i].steps) {
+      measured_ns.push_back(static_cast<double>(std::max<std::int64_t>(1, run.run.total_ns)));
+    }
     samples.push_back(
         {.what = fmt::format("{} {}, group {}, {} of {} KV heads a task, {} splits", fmt::join(probe.lens, ","),
-                             dtype_name(probe.dtype), shape_of(probe).group_size(), probe.heads_per_task[i],
+                             dtype_name(probe.dtype), shape_of(probe).group_size(), probe.cuts[i].heads,
                              probe.num_kv_heads, plan->max_splits()),
          .inputs = {.shape = shape_of(probe), .kv_dtype = probe.dtype, .page_size = kPageSize},
          .plan = *std::move(plan),
-         .measured_ns = times.ns[i],
-         .probe_bytes_per_ns = times.probe_bytes_per_ns,
+         .measured_ns = std::move(measured_ns),
+         .beside = beside,
          .step_idx = step_idx});
   }
   return {};
+}
+
+/// Shares of short chunks by the probe that reads random ones, up to the 32 KiB that 8 heads of a page are.
+std::vector<ChunkPoint> chunk_shares(const CpuProbes& probes) {
+  constexpr std::int64_t kWholePage = 32768;
+  std::vector<ChunkPoint> chunks;
+  for (const ReadRate& read : probes.reads) {
+    if (read.order == ReadOrder::kRandom && read.workers == probes.num_workers && read.memory == MemoryPages::kHuge &&
+        read.chunk_bytes.value_or(kWholePage + 1) <= kWholePage) {
+      chunks.push_back({.bytes = *read.chunk_bytes, .share = read.gb_per_s.median});
+    }
+  }
+  std::ranges::sort(chunks, {}, &ChunkPoint::bytes);
+  const double whole = chunks.empty() ? 1.0 : chunks.back().share;
+  double longest = 1.0;  // from the longest down, so that noise in short ones is cut
+  for (auto point = chunks.rbegin(); point != chunks.rend(); ++point) {
+    longest = std::clamp(point->share / std::max(whole, 1e-9), 0.05, longest);
+    point->share = longest;
+  }
+  return chunks.empty() ? std::vector<ChunkPoint>{{kWholePage, 1.0}} : chunks;
 }
 
 /// From the probes alone: what the fit begins with.
@@ -212,7 +218,7 @@ DeviceProfile first_profile(const CpuProbes& probes, const CalibrateOptions& opt
   if (probes.num_workers > 1) {
     profile.bandwidth.insert(profile.bandwidth.begin(), {1, std::clamp(one, all / probes.num_workers, all)});
   }
-  profile.chunks.assign(std::begin(kPriorChunks), std::end(kPriorChunks));
+  profile.chunks = chunk_shares(probes);
   profile.arithmetic.clear();
   for (const InCacheRate& rate : probes.in_cache) {
     if (rate.workers == probes.num_workers) {
@@ -250,59 +256,80 @@ std::vector<Knob> knobs_of(DeviceProfile& profile) {
   return knobs;
 }
 
-/// Predicted with the memory as fast as the probe beside the sample says.
-Result<double> predict(const DeviceProfile& profile, const Sample& sample) {
+/// Bytes a ns of a sample, without the fork-join that it also took.
+double rate_of(const ReadSample& sample, double launch_ns) {
+  const auto ns = static_cast<double>(std::max<std::int64_t>(1, sample.elapsed_ns));
+  return static_cast<double>(sample.bytes) / std::max(ns - launch_ns, 0.5 * ns);
+}
+
+double bounded_correction(double factor) { return std::clamp(factor, 1.0 / kMaxCorrection, kMaxCorrection); }
+
+/// ln(predicted / measured) by repeat, memory and kernels as fast as what ran beside says.
+Result<std::vector<double>> log_errors(const DeviceProfile& profile, const Sample& sample) {
   auto model = PriceModel::make(profile, sample.inputs);
   if (!model.ok()) {
     return model.error();
   }
-  const double memory = sample.probe_bytes_per_ns > 0.0 && !profile.bandwidth.empty()
-                            ? profile.bandwidth.back().bytes_per_ns / sample.probe_bytes_per_ns
-                            : 1.0;
-  model->set_correction({.memory = std::clamp(memory, 1.0 / kMaxCorrection, kMaxCorrection)});
-  return model->price(sample.plan).device_ns;
+  const double bandwidth = profile.bandwidth.back().bytes_per_ns;
+  const double arithmetic = model->arithmetic_bytes_per_ns() * profile.num_workers;
+  std::vector<double> errors;
+  for (std::size_t i = 0; i < sample.measured_ns.size(); ++i) {
+    const Beside& beside = sample.beside[i];
+    model->set_correction({.memory = bounded_correction(bandwidth / rate_of(beside.read, profile.launch_ns)),
+                           .arithmetic = bounded_correction(arithmetic / rate_of(beside.in_cache, profile.launch_ns))});
+    errors.push_back(std::log(model->price(sample.plan).device_ns / sample.measured_ns[i]));
+  }
+  return errors;
 }
 
-/// Mean of squared logarithms, of times, kRatioWeight fold of ratios between neighbours of one step, and
-/// kPriorWeight fold of what the shares of short pieces to long ones differ from the prior; infinite
-/// for a profile that is not valid (shares that fall).
-double misfit(const DeviceProfile& profile, std::span<const Sample> samples) {
-  double sum = 0.0;
-  double last_error = 0.0;
-  for (std::size_t i = 0; i < samples.size(); ++i) {
-    const auto predicted_ns = predict(profile, samples[i]);
-    if (!predicted_ns.ok()) {
-      return INFINITY;
-    }
-    const double error = std::log(*predicted_ns / samples[i].measured_ns);
-    sum += error * error;
-    if (i > 0 && samples[i].step_idx == samples[i - 1].step_idx) {
-      sum += kRatioWeight * (error - last_error) * (error - last_error);
-    }
-    last_error = error;
+double robust_square(double error) {
+  const double size = std::abs(error);
+  return size <= kOutlier ? size * size : kOutlier * (2.0 * size - kOutlier);
+}
+
+/// Median difference of two plans of one step, repeat by repeat: by how much their ratio is mispriced.
+double ratio_error(const std::vector<double>& a, const std::vector<double>& b) {
+  std::vector<double> differences;
+  for (std::size_t i = 0; i < std::min(a.size(), b.size()); ++i) {
+    differences.push_back(a[i] - b[i]);
   }
-  const std::size_t last = profile.chunks.size() - 1;
-  for (std::size_t i = 0; i < last; ++i) {
-    const double prior = std::log(kPriorChunks[i].share / kPriorChunks[last].share);
-    const double away = std::log(profile.chunks[i].share / profile.chunks[last].share) - prior;
-    if (away > -0.5 * prior) {
-      // On equal long rows 4 of 8 heads a task are as fast as 8; on mixed ones 8% slower (B8 bimodal, 2 cores).
+  return median(differences).value_or(0.0);
+}
+
+/// Sums over times, over ratios of plans of one step, and over what the shares of short pieces, relative to long
+/// ones, differ from the probe's; infinite for a profile that is not valid (shares that fall).
+double misfit(const DeviceProfile& profile, std::span<const ChunkPoint> prior, std::span<const Sample> samples) {
+  double sum = 0.0;
+  std::vector<double> last;
+  for (std::size_t i = 0; i < samples.size(); ++i) {
+    auto errors = log_errors(profile, samples[i]);
+    if (!errors.ok()) {
       return INFINITY;
     }
+    sum += robust_square(median(*errors).value_or(0.0));
+    if (i > 0 && samples[i].step_idx == samples[i - 1].step_idx) {
+      sum += kRatioWeight * robust_square(ratio_error(*errors, last));
+    }
+    last = *std::move(errors);
+  }
+  for (std::size_t i = 0; i + 1 < prior.size(); ++i) {
+    const double away =
+        std::log(profile.chunks[i].share / profile.chunks.back().share) - std::log(prior[i].share / prior.back().share);
     sum += kPriorWeight * away * away;
   }
-  return sum / static_cast<double>(samples.size());
+  return sum;
 }
 
 void fit(DeviceProfile& profile, std::span<const Sample> samples) {
-  double best = misfit(profile, samples);
+  const std::vector<ChunkPoint> prior = profile.chunks;
+  double best = misfit(profile, prior, samples);
   double stride = kFirstStride;
   for (int round = 0; round < kFitRounds; ++round) {
     for (const Knob& knob : knobs_of(profile)) {
       for (const double factor : {stride, 1.0 / stride}) {
         const double old = *knob.value;
         *knob.value = std::clamp(old * factor, knob.low, knob.high);
-        const double found = misfit(profile, samples);
+        const double found = misfit(profile, prior, samples);
         if (found < best) {
           best = found;
         } else {
@@ -314,6 +341,82 @@ void fit(DeviceProfile& profile, std::span<const Sample> samples) {
   }
   profile.merge_launch_ns = profile.launch_ns;
   profile.paper.launch_ns = profile.launch_ns;
+}
+
+/// The first probes last a second; what was read beside the steps says better how fast memory is as a rule.
+void take_usual_bandwidth(DeviceProfile& profile, std::span<const Sample> samples) {
+  constexpr std::int64_t kLongBytes = std::int64_t{64} << 20;
+  std::vector<double> rates;
+  for (const Sample& sample : samples) {
+    for (const Beside& beside : sample.beside) {
+      if (beside.read.bytes >= kLongBytes) {
+        rates.push_back(rate_of(beside.read, 0.0));
+      }
+    }
+  }
+  const auto usual = median(rates);
+  if (!usual || *usual <= 0.0) {
+    return;
+  }
+  const double factor = *usual / profile.bandwidth.back().bytes_per_ns;
+  for (BandwidthPoint& point : profile.bandwidth) {
+    point.bytes_per_ns *= factor;
+  }
+  profile.paper.read_bytes_per_ns = profile.bandwidth.back().bytes_per_ns;
+}
+
+/// In-cache rates beside the steps are spread over the whole calibration, those of the probes are of one moment. What
+/// runs beside only lowers them, and larger groups are never faster, which raises the low ones.
+void take_usual_arithmetic(DeviceProfile& profile, std::span<const Sample> samples) {
+  for (ArithmeticPoint& point : profile.arithmetic) {
+    std::vector<double> rates;
+    for (const Sample& sample : samples) {
+      if (sample.inputs.kv_dtype == point.dtype && sample.inputs.shape.group_size() == point.group_size) {
+        for (const Beside& beside : sample.beside) {
+          rates.push_back(rate_of(beside.in_cache, profile.launch_ns) / profile.num_workers);
+        }
+      }
+    }
+    point.bytes_per_ns = median(rates).value_or(point.bytes_per_ns);
+  }
+  for (std::size_t i = profile.arithmetic.size() - 1; i > 0; --i) {  // by type, then group, ascending
+    if (profile.arithmetic[i - 1].dtype == profile.arithmetic[i].dtype) {
+      profile.arithmetic[i - 1].bytes_per_ns =
+          std::max(profile.arithmetic[i - 1].bytes_per_ns, profile.arithmetic[i].bytes_per_ns);
+    }
+  }
+}
+
+/// What the fit leaves, by sample, and in ratios of plans.
+Status judge(Calibration& calibration, std::span<const Sample> samples) {
+  std::vector<double> errors;
+  std::vector<double> ratios;
+  std::vector<double> last;
+  for (std::size_t i = 0; i < samples.size(); ++i) {
+    auto found = log_errors(calibration.profile, samples[i]);
+    if (!found.ok()) {
+      return found.error();
+    }
+    const double error = std::exp(median(*found).value_or(0.0)) - 1.0;
+    const double measured_ns = median(samples[i].measured_ns).value_or(0.0);
+    std::vector<double> rates;
+    for (const Beside& beside : samples[i].beside) {
+      rates.push_back(rate_of(beside.read, 0.0));
+    }
+    errors.push_back(std::abs(error));
+    calibration.steps.push_back({.what = samples[i].what,
+                                 .measured_ns = measured_ns,
+                                 .predicted_ns = measured_ns * (1.0 + error),
+                                 .probe_bytes_per_ns = median(rates).value_or(0.0)});
+    if (i > 0 && samples[i].step_idx == samples[i - 1].step_idx) {
+      ratios.push_back(std::abs(ratio_error(*found, last)));
+    }
+    last = *std::move(found);
+  }
+  calibration.median_error = median(errors).value_or(0.0);
+  calibration.worst_error = quantile(errors, 1.0).value_or(0.0);
+  calibration.profile.price_error = std::clamp(quantile(ratios, 0.9).value_or(0.0), kLeastPriceError, kMostPriceError);
+  return {};
 }
 
 }  // namespace
@@ -336,7 +439,8 @@ Result<Calibration> calibrate_cpu(const CalibrateOptions& options, RunObserver& 
     if (!backend.ok()) {
       return backend.error();
     }
-    const auto probes = measure_cpu_probes(**backend, {.set = ProbeSet::kQuick, .passes = 5});
+    const auto probes = measure_cpu_probes(
+        **backend, {.set = ProbeSet::kQuick, .passes = 5, .cancelled = [&observer] { return observer.cancelled(); }});
     if (!probes.ok()) {
       return probes.error();
     }
@@ -350,22 +454,11 @@ Result<Calibration> calibrate_cpu(const CalibrateOptions& options, RunObserver& 
     }
     PKV_RETURN_IF_ERROR(add_samples(steps[i], i, options, observer, samples));
   }
+  take_usual_bandwidth(calibration.profile, samples);
+  take_usual_arithmetic(calibration.profile, samples);
   fit(calibration.profile, samples);
+  PKV_RETURN_IF_ERROR(judge(calibration, samples));
   PKV_RETURN_IF_ERROR(validate(calibration.profile));
-  std::vector<double> errors;
-  for (const Sample& sample : samples) {
-    const auto predicted_ns = predict(calibration.profile, sample);
-    if (!predicted_ns.ok()) {
-      return predicted_ns.error();
-    }
-    errors.push_back(std::abs(*predicted_ns / sample.measured_ns - 1.0));
-    calibration.steps.push_back({.what = sample.what,
-                                 .measured_ns = sample.measured_ns,
-                                 .predicted_ns = *predicted_ns,
-                                 .probe_bytes_per_ns = sample.probe_bytes_per_ns});
-  }
-  calibration.median_error = median(errors).value_or(0.0);
-  calibration.worst_error = quantile(errors, 1.0).value_or(0.0);
   return calibration;
 }
 

@@ -281,6 +281,9 @@ class Suite {
   Result<std::vector<ReadRate>> run(std::vector<ReadSeries> series) {
     for (std::int32_t pass = -1; pass < options_.passes; ++pass) {  // the first warms up
       for (ReadSeries& one : series) {
+        if (options_.cancelled()) {
+          return Error{ErrorCode::kCancelled, "stopped by the caller", "probes"};
+        }
         const Result<double> gb_per_s = read_once(one.rate);
         if (!gb_per_s.ok()) {
           return gb_per_s.error();

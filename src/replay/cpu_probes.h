@@ -103,10 +103,12 @@ struct CpuProbeOptions {
   std::int32_t passes = 5;
   /// Of each of the two buffers; what four last-level caches hold, at least 256 MiB, when not set.
   std::optional<std::int64_t> buffer_bytes = std::nullopt;
+  /// Asked before every read; true ends the measurement with kCancelled.
+  std::function<bool()> cancelled = [] { return false; };
 };
 
 /// Measures on the backend's workers.
-/// Errors: kInvalidArgument (options), kResourceExhausted.
+/// Errors: kInvalidArgument (options), kResourceExhausted, kCancelled.
 Result<CpuProbes> measure_cpu_probes(CpuBackend& backend, const CpuProbeOptions& options);
 
 /// One object, as docs/file_formats.md describes it; ends without a newline.

@@ -186,13 +186,18 @@ Status Session::execute_repeats(const StepRows& rows) {
     }
     samples.back().push_back(twin_);
   }
+  walls_.assign(samples.size(), {});
+  for (std::size_t i = 0; i < samples.size(); ++i) {
+    for (const StepRecord& sample : samples[i]) {
+      walls_[i].push_back(static_cast<double>(std::max<std::int64_t>(1, sample.wall_ns)));
+    }
+  }
   for (std::vector<StepRecord>& sample : samples) {
     std::nth_element(sample.begin(), sample.begin() + static_cast<std::ptrdiff_t>(repeats / 2), sample.end(), by_wall);
   }
   for (std::size_t route = 0; route < planners_.size(); ++route) {
     step_records_[route] = samples[route][repeats / 2];
   }
-  twin_ = samples.back()[repeats / 2];
   return {};
 }
 
@@ -322,8 +327,7 @@ Status Session::execute_mlp(const StepRows& rows) {
 void Session::keep_step() {
   if (policy_idx_) {
     const StepRecord& policy = step_records_[*policy_idx_];
-    records_.policy->steps.push_back(decided_ ? with_regret(step_records_, *policy_idx_, twin_.wall_ns)
-                                              : without_regret(policy));
+    records_.policy->steps.push_back(decided_ ? with_regret(policy, walls_, *policy_idx_) : without_regret(policy));
     planners_[*policy_idx_].observe(policy.run);
     decided_.reset();
   }

@@ -13,6 +13,7 @@
 #include "replay/mlp_proxy.h"
 #include "replay/observer.h"
 #include "replay/options.h"
+#include "replay/policy_steps.h"
 #include "replay/random_data.h"
 #include "replay/read_probe.h"
 #include "replay/route_planner.h"
@@ -103,7 +104,9 @@ class Session {
   // The step in progress; moved into the records only when every participant has finished it.
   std::vector<StepRecord> step_records_;
   std::optional<StepRecord> decided_;  // with the oracle: the policy's step as it was planned
-  StepRecord twin_;                    // with the oracle: the policy's plan once more
+  StepRecord twin_;
+  RepeatedWalls
+      walls_;  // of the step, the twin last                    // with the oracle: the policy's plan once more
   ReadSample step_probe_;
   ReadSample step_in_cache_;
   std::int64_t step_mlp_ns_ = 0;

@@ -59,7 +59,7 @@ Status simulate_step(const RunOptions& options, const StepRows& rows, std::vecto
     done.push_back(*record);
   }
   if (const auto policy = find_policy(options)) {
-    records.policy->steps.push_back(options.oracle_repeats > 0 ? with_regret(done, *policy, std::nullopt)
+    records.policy->steps.push_back(options.oracle_repeats > 0 ? with_regret(done, *policy)
                                                                : without_regret(done[*policy]));
   }
   for (std::size_t i = 0; i < planners.size(); ++i) {

@@ -78,6 +78,8 @@ Json policy_object(const PolicySummary& policy) {
           {"regret_max", nullable(policy.regret_max)},
           {"noise_mean", nullable(policy.noise_mean)},
           {"noise_p95", nullable(policy.noise_p95)},
+          {"cross_regret_mean", nullable(policy.cross_regret_mean)},
+          {"cross_noise_mean", nullable(policy.cross_noise_mean)},
           {"oracle_repeats", policy.oracle_repeats},
           {"prediction_error_p50", nullable(policy.prediction_error_p50)},
           {"prediction_error_p90", nullable(policy.prediction_error_p90)},

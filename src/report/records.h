@@ -75,10 +75,13 @@ struct PolicyStep {
   /// Of the device, before and after.
   double predicted_ns = 0.0;
   double measured_ns = 0.0;
-  /// Wall time over that of the best participant, less 1; with the oracle only.
+  /// Wall time over that of the best participant, less 1; with the oracle only. Too high by the noise.
   std::optional<double> regret;
-  /// The same plan measured twice: the slower over the faster, less 1.
+  /// The same estimate where the only other candidate is the same plan, measured again.
   std::optional<double> noise;
+  /// Both with the best chosen by one half of the repeats and scored by the other: free of that bias.
+  std::optional<double> cross_regret;
+  std::optional<double> cross_noise;
   /// The participant that was fastest.
   std::optional<std::size_t> best_idx;
 };

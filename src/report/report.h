@@ -60,8 +60,10 @@ struct PolicySummary {
   /// Against the fastest participant of each step by the wall clock, planning and deciding included; not set
   /// without the oracle.
   std::optional<double> regret_mean, regret_p95, regret_max;
-  /// The same plan against itself in the same run: regrets below it are noise.
+  /// The same plan against itself in the same run and by the same estimate: regrets below it are noise.
   std::optional<double> noise_mean, noise_p95;
+  /// Both by the estimate without bias: the best chosen by one half of the repeats, scored by the other.
+  std::optional<double> cross_regret_mean, cross_noise_mean;
   /// |predicted - measured| / measured of device times; not set where nothing was executed.
   std::optional<double> prediction_error_p50, prediction_error_p90;
   /// Mean of (predicted - measured) / measured: the sign of the errors.

@@ -178,6 +178,8 @@ std::optional<std::size_t> fastest(const std::vector<RouteSummary>& routes) {
 void fill_regret(PolicySummary& summary, const std::vector<PolicyStep>& steps) {
   std::vector<double> regrets;
   std::vector<double> noises;
+  std::vector<double> cross_regrets;
+  std::vector<double> cross_noises;
   for (const PolicyStep& step : steps) {
     if (step.regret) {
       regrets.push_back(*step.regret);
@@ -185,12 +187,18 @@ void fill_regret(PolicySummary& summary, const std::vector<PolicyStep>& steps) {
     if (step.noise) {
       noises.push_back(*step.noise);
     }
+    if (step.cross_regret && step.cross_noise) {
+      cross_regrets.push_back(*step.cross_regret);
+      cross_noises.push_back(*step.cross_noise);
+    }
   }
   summary.regret_mean = mean(regrets);
   summary.regret_p95 = quantile(regrets, 0.95);
   summary.regret_max = quantile(regrets, 1.0);
   summary.noise_mean = mean(noises);
   summary.noise_p95 = quantile(noises, 0.95);
+  summary.cross_regret_mean = mean(cross_regrets);
+  summary.cross_noise_mean = mean(cross_noises);
 }
 
 void fill_prediction(PolicySummary& summary, const std::vector<PolicyStep>& steps) {

@@ -96,6 +96,12 @@ std::string policy_lines(const RunSummary& summary) {
     out += policy.noise_mean ? fmt::format("; the plan against itself: mean {}, 95% {}\n", percent(policy.noise_mean),
                                            percent(policy.noise_p95))
                              : "\n";
+    out += policy.cross_regret_mean
+               ? fmt::format(
+                     "  the best chosen by one half of the repeats, scored by the other: mean {}; the plan "
+                     "against itself: mean {}\n",
+                     percent(policy.cross_regret_mean), percent(policy.cross_noise_mean))
+               : "";
   }
   if (policy.over_best_route) {
     out += fmt::format("  against the best single route ({}): {:+.2f}% wall time\n", policy.best_route,

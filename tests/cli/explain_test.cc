@@ -85,7 +85,8 @@ TEST(ExplainCli, Candidates_CarryTheirTerms) {
     EXPECT_GT(candidate.at("memory_ns").get<double>(), 0.0);
     EXPECT_TRUE(candidate.at("measured_device_ns").is_null());
     if (candidate.at("searched")) {
-      EXPECT_GE(candidate.at("total_ns").get<double>(), candidates[0].at("total_ns").get<double>());
+      // On a CPU those that are cheaper by no more than the profile's price_error lose to the rule's plan.
+      EXPECT_GE(candidate.at("total_ns").get<double>(), 0.95 * candidates[0].at("total_ns").get<double>());
     }
   }
   EXPECT_EQ(routes, (std::set<std::string>{"row", "split", "workqueue", "pages"}));

@@ -131,8 +131,8 @@ TEST(CalibrateCli, Profile_IsKeptAndServesThePolicy) {
   const std::vector<std::string> workers{"--threads", "1", "--no-pin"};
   const ProcessResult result = run_apart(folder, with({"calibrate", "--repeats", "5"}, workers));
   EXPECT_THAT(result.out, HasSubstr("fit: median error "));
-  if (result.exit_code == 2) {  // a busy machine: it says so, and keeps nothing
-    EXPECT_THAT(result.err, HasSubstr("the machine was busy"));
+  if (result.exit_code == 2) {  // an absurd fit, on a machine that is more than busy
+    EXPECT_THAT(result.err, HasSubstr("nothing was kept"));
     EXPECT_FALSE(std::filesystem::exists(folder.path("cache/persistentkv/cpu-profile.json")));
     GTEST_SKIP() << result.err;
   }

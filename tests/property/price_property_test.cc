@@ -142,6 +142,8 @@ TEST(PriceProperty, Bound_IsNeverAboveThePrice) {
 
 // With fused merges rows without tokens need a task; of steps that hold little else it is all they cost.
 constexpr double kEmptyRowsNs = 6000.0;
+// A search on a CPU must win back its own time (policy.cc).
+constexpr double kSearchNs = 10000.0;
 
 TEST(PriceProperty, ChosenPlan_IsNoDearerThanAnyRoutesOwnPlan) {
   // The policy prices a part of up to 90 plans; a route's own choice of splits is not among them exactly. Of these
@@ -156,7 +158,9 @@ TEST(PriceProperty, ChosenPlan_IsNoDearerThanAnyRoutesOwnPlan) {
       }
       const auto plan = make_plan(made.step.batch(), {.route = route, .num_workers = model.num_slots()});
       if (plan.ok()) {
-        EXPECT_LE(decision.price.total_ns(), 1.2 * model.price(*plan).total_ns() + kEmptyRowsNs) << seed << " " << route_name(route);
+        const double slack_ns = kEmptyRowsNs + (made.profile.kind == DeviceKind::kCpu ? kSearchNs : 0.0);
+        EXPECT_LE(decision.price.total_ns(), 1.2 * model.price(*plan).total_ns() + slack_ns)
+            << seed << " " << route_name(route);
       }
     }
   }

@@ -122,7 +122,7 @@ std::vector<Route> priced_external(const DeviceProfile& profile) {
 }
 
 Policy make_policy(const RunOptions& options, std::int32_t page_size, const std::vector<Route>& external) {
-  PolicyOptions policy{.learning = options.learning};
+  PolicyOptions policy{.learning = options.learning, .search = SearchMode::kAlways};
   for (const Route route : external) policy.routes.push_back(route);
   return unwrap(Policy::make(
       *options.profile,

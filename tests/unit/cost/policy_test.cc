@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "persistentkv/layout.h"
 #include "unit/cost/policy_fixture.h"
 
 namespace pkv {
@@ -13,7 +14,7 @@ using ::testing::HasSubstr;
 TEST(Policy, Decision_CarriesThePlanThatWasPriced) {
   const testing::Step step = step_of({65536, 100, 0, 3000});
   for (const std::string_view name : shipped_profile_names()) {
-    Policy policy = policy_of(shipped(name));
+    Policy policy = policy_of(shipped(name), {.search = SearchMode::kAlways});
     const Decision decision = policy.decide(step.batch()).value();
     EXPECT_TRUE(decision.plan.matches(step.batch()));
     EXPECT_DOUBLE_EQ(policy.model().price(decision.plan).device_ns, decision.predicted_ns);
@@ -21,7 +22,8 @@ TEST(Policy, Decision_CarriesThePlanThatWasPriced) {
     ASSERT_GT(decision.candidates.size(), 1U);
     EXPECT_DOUBLE_EQ(decision.candidates.front().predicted_ns, decision.price.total_ns());
     for (const Candidate& candidate : decision.candidates) {
-      EXPECT_TRUE(!candidate.priced || candidate.predicted_ns >= decision.price.total_ns());
+      EXPECT_TRUE(!candidate.priced ||
+                  candidate.predicted_ns >= decision.price.total_ns() * (1.0 - policy.model().profile().price_error));
     }
   }
 }
@@ -37,6 +39,60 @@ TEST(Policy, Cpu_WalksWholePages) {
   EXPECT_EQ(policy.decide(step_of({48000, 6000, 6000}).batch())->plan.kv_heads_per_task(), 8);
 }
 
+// The bound that saves the search hides no plan that is cheaper by more than price_error and 10 us of searching.
+TEST(Policy, Cpu_SearchWhereItPays_LosesLessThanASearch) {
+  SplitMix64 random(8);
+  int saved = 0;
+  for (int round = 0; round < 200; ++round) {
+    std::vector<std::int32_t> lens(1 + random.below(12));
+    for (std::int32_t& len : lens) {
+      len = static_cast<std::int32_t>(random.below(round % 3 == 0 ? 1000 : 50000));
+    }
+    const testing::Step step = step_of(lens);
+    const DeviceProfile profile = shipped(round % 2 == 0 ? "cpu" : "cpu96");
+    Policy quick = policy_of(profile);
+    Policy thorough = policy_of(profile, {.search = SearchMode::kAlways});
+    const Decision decision = quick.decide(step.batch()).value();
+    EXPECT_LE(decision.price.total_ns() * (1.0 - profile.price_error) - 10e3,
+              thorough.decide(step.batch())->price.total_ns());
+    saved += decision.candidates.size() == 1 ? 1 : 0;
+  }
+  EXPECT_GT(saved, 50);
+}
+
+// Prices may be wrong by price_error: within it the plan is the rule's, above it the cheapest.
+TEST(Policy, Cpu_LeavesTheRuleOnlyForAGainAboveThePriceError) {
+  SplitMix64 random(5);
+  int left = 0;
+  for (int round = 0; round < 60; ++round) {
+    DeviceProfile profile = shipped(round % 2 == 0 ? "cpu" : "cpu96");
+    std::vector<std::int32_t> lens(1 + random.below(12));
+    for (std::int32_t& len : lens) {
+      len = static_cast<std::int32_t>(random.below(round % 3 == 0 ? 1000 : 50000));
+    }
+    const testing::Step step = step_of(lens);
+    const KvLayout layout = KvLayout::make(KvOrder::kHND, KvPacking::kSeparate, 16, step.shape).value();
+    const Policy priced = policy_of(profile);
+    const auto rule = make_plan(
+        step.batch(), cpu_rule(step.batch(), layout, DType::kF16, profile.num_workers, ReadCurve::of(profile)));
+    const double rule_ns = priced.model().price(*rule).total_ns();
+    for (const double error : {0.0, 0.03, 0.2}) {
+      profile.price_error = error;
+      Policy policy = policy_of(profile);
+      const Decision decision = policy.decide(step.batch()).value();
+      if (decision.price.total_ns() != rule_ns) {
+        EXPECT_LT(decision.price.total_ns(), rule_ns * (1.0 - error));
+        ++left;
+      }
+    }
+    profile.price_error = 0.5;
+    Policy careful = policy_of(profile);
+    Policy careless = policy_of(shipped(round % 2 == 0 ? "cpu" : "cpu96"));
+    EXPECT_GE(careful.decide(step.batch())->price.total_ns(), careless.decide(step.batch())->price.total_ns());
+  }
+  EXPECT_GT(left, 20);
+}
+
 TEST(Policy, SameInputs_SamePlan) {
   const testing::Step step = step_of({48000, 6000, 6000, 31, 700});
   Policy a = policy_of(shipped("cpu"));
@@ -47,6 +103,7 @@ TEST(Policy, SameInputs_SamePlan) {
   EXPECT_EQ(first.predicted_ns, again.predicted_ns);
 }
 
+// ... beside the price_error within which the rule's plan may be kept.
 TEST(Policy, GrowingRows_KeepTheChoiceAtMostTwoPercentDearer) {
   SplitMix64 random(7);
   for (int round = 0; round < 20; ++round) {
@@ -62,7 +119,8 @@ TEST(Policy, GrowingRows_KeepTheChoiceAtMostTwoPercentDearer) {
       const Decision decision = carried.decide(step.batch()).value();
       kept += decision.candidates.size() == 1 ? 1 : 0;
       Policy fresh = policy_of(profile);
-      EXPECT_LE(decision.price.total_ns(), 1.02 * fresh.decide(step.batch())->price.total_ns());
+      EXPECT_LE(decision.price.total_ns() * (1.0 - profile.price_error),
+                1.02 * fresh.decide(step.batch())->price.total_ns());
       for (std::int32_t& len : lens) {
         ++len;
       }
@@ -72,7 +130,7 @@ TEST(Policy, GrowingRows_KeepTheChoiceAtMostTwoPercentDearer) {
 }
 
 TEST(Policy, ShrunkenRow_IsDecidedAnew) {
-  Policy policy = policy_of(shipped("cpu"));
+  Policy policy = policy_of(shipped("cpu"), {.search = SearchMode::kAlways});
   ASSERT_GT(policy.decide(step_of({48000, 6000}).batch())->candidates.size(), 1U);
   EXPECT_EQ(policy.decide(step_of({48001, 6001}).batch())->candidates.size(), 1U);
   EXPECT_GT(policy.decide(step_of({48001, 5999}).batch())->candidates.size(), 1U);

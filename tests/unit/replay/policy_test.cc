@@ -1,6 +1,10 @@
 // A policy among the participants of a replay: its choices, its prices, its regret.
 #include <gmock/gmock.h>
 
+#include <cmath>
+
+#include "base/random.h"
+#include "replay/policy_steps.h"
 #include "report/report.h"
 #include "unit/replay/replay_fixture.h"
 #include "unit/replay/test_backends.h"
@@ -54,6 +58,54 @@ TEST(ReplayPolicy, Oracle_RepeatsEveryStepByAllAndReportsRegret) {
   EXPECT_GE(summary.policy->regret_max.value(), summary.policy->regret_mean.value());
   EXPECT_GE(summary.policy->prediction_error_p90.value(), summary.policy->prediction_error_p50.value());
   EXPECT_THAT(run_table(summary, TextStyle::kPlain), ::testing::HasSubstr("regret against the best of each step"));
+}
+
+StepRecord step_record() {
+  StepRecord record;
+  record.wall_ns = 1000;
+  return record;
+}
+
+// Participants: the policy, another plan, the policy's twin. The machine is three times slower in odd repeats.
+TEST(Regret, StatesOfTheMachine_Cancel) {
+  const RepeatedWalls walls = {{100, 300, 100, 300, 100}, {80, 240, 80, 240, 80}, {100, 300, 100, 300, 100}};
+  const PolicyStep step = with_regret(step_record(), walls, 0);
+  EXPECT_NEAR(step.regret.value(), 0.25, 1e-9);
+  EXPECT_NEAR(step.cross_regret.value(), 0.25, 1e-9);
+  EXPECT_NEAR(step.noise.value(), 0.0, 1e-9);
+  EXPECT_EQ(step.best_idx, 1U);
+}
+
+TEST(Regret, OfThePolicyThatIsBest_IsZero) {
+  const RepeatedWalls walls = {{100, 101, 99, 100, 102}, {130, 131, 129, 128, 130}, {99, 100, 101, 100, 100}};
+  const PolicyStep step = with_regret(step_record(), walls, 0);
+  EXPECT_EQ(step.regret.value(), 0.0);
+  EXPECT_EQ(step.cross_regret.value(), 0.0);
+}
+
+// Five equal plans with 10% of noise: the least of five medians lies below all truth, a choice by other repeats does
+// not.
+TEST(Regret, OfEqualPlans_IsNoiseUnlessCrossed) {
+  SplitMix64 random(3);
+  double plain = 0.0;
+  double crossed = 0.0;
+  double crossed_noise = 0.0;
+  constexpr int kSteps = 2000;
+  for (int i = 0; i < kSteps; ++i) {
+    RepeatedWalls walls(6);
+    for (std::vector<double>& times : walls) {
+      for (int repeat = 0; repeat < 7; ++repeat) {
+        times.push_back(1000.0 * std::exp(0.1 * random.normal()));
+      }
+    }
+    const PolicyStep step = with_regret(step_record(), walls, 0);
+    plain += *step.regret / kSteps;
+    crossed += *step.cross_regret / kSteps;
+    crossed_noise += *step.cross_noise / kSteps;
+  }
+  EXPECT_GT(plain, 0.04);
+  EXPECT_LT(std::abs(crossed), 0.01);
+  EXPECT_LT(std::abs(crossed_noise), 0.01);
 }
 
 TEST(ReplayPolicy, SamePlansWithoutLearning) {
