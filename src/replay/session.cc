@@ -157,18 +157,15 @@ Status Session::measure(const StepRows& rows) {
 }
 
 Status Session::decide_once(const StepRows& rows) {
-  const PagedKv& kv = parts_.pool.run_view();
-  parts_.rotation.next(rows.kv_indices, shifted_ids_);
-  const std::int64_t begin_ns = now_ns();
-  const auto batch = make_batch(rows, shifted_ids_, parts_.options.shape, kv.layout.page_size, kv.num_pages);
+  const auto batch = shifted_batch(rows);
   if (!batch.ok()) {
     return batch.error();
   }
-  auto record = planners_[*policy_idx_].plan(*batch, kv.dtype, rows.step_idx, begin_ns);
+  undecided_ = planners_[*policy_idx_];
+  auto record = planners_[*policy_idx_].plan(*batch, parts_.pool.run_view().dtype, rows.step_idx, now_ns());
   if (!record.ok()) {
     return record.error();
   }
-  decided_ = *record;
   return {};
 }
 
@@ -210,9 +207,9 @@ Status Session::execute_all(const StepRows& rows) {
 
 // Routes by index, then the policy's twin (with the oracle), the read probe, the step in the cache.
 Status Session::execute_participant(const StepRows& rows, std::size_t participant) {
-  const bool with_oracle = decided_.has_value();
+  const bool with_oracle = undecided_.has_value();
   if (with_oracle && (participant == *policy_idx_ || participant == planners_.size())) {
-    const auto record = execute_planned(rows, *policy_idx_);
+    const auto record = execute_policy(rows);
     if (!record.ok()) {
       return record.error();
     }
@@ -229,45 +226,40 @@ Status Session::execute_participant(const StepRows& rows, std::size_t participan
   return participant == probe && probe_ ? execute_probe(rows) : execute_in_cache(rows);
 }
 
-Result<StepRecord> Session::execute_planned(const StepRows& rows, std::size_t route_idx) {
-  const auto batch = shifted_batch(rows);
-  if (!batch.ok()) {
-    return batch.error();
-  }
-  const Plan& plan = planners_[route_idx].current();
-  const std::int64_t begin_ns = now_ns();
-  PKV_RETURN_IF_ERROR(parts_.backend.reserve(plan));
-  const Result<RunTimes> times = parts_.backend.run(plan, run_args(*batch));
-  if (!times.ok()) {
-    return times.error();
-  }
-  StepRecord record = *decided_;
-  record.wall_ns = record.plan_ns + now_ns() - begin_ns;
-  record.run = *times;
-  return record;
+// Decided anew each time, from where the policy stood ahead of the step, as other routes plan anew: the one decision
+// that is kept was made with cold caches.
+Result<StepRecord> Session::execute_policy(const StepRows& rows) {
+  RoutePlanner planner = *undecided_;
+  return execute_with(planner, rows);
 }
 
-Status Session::execute_route(const StepRows& rows, std::size_t route_idx) {
-  const RunOptions& options = parts_.options;
+Result<StepRecord> Session::execute_with(RoutePlanner& planner, const StepRows& rows) {
   const PagedKv& kv = parts_.pool.run_view();
   parts_.rotation.next(rows.kv_indices, shifted_ids_);
   const std::int64_t begin_ns = now_ns();
-  const auto batch = make_batch(rows, shifted_ids_, options.shape, kv.layout.page_size, kv.num_pages);
+  const auto batch = make_batch(rows, shifted_ids_, parts_.options.shape, kv.layout.page_size, kv.num_pages);
   if (!batch.ok()) {
     return batch.error();
   }
-  auto record = planners_[route_idx].plan(*batch, kv.dtype, rows.step_idx, begin_ns);
+  auto record = planner.plan(*batch, kv.dtype, rows.step_idx, begin_ns);
   if (!record.ok()) {
-    return record.error();
+    return record;
   }
-  const Plan& plan = planners_[route_idx].current();
-  PKV_RETURN_IF_ERROR(parts_.backend.reserve(plan));
-  const Result<RunTimes> times = parts_.backend.run(plan, run_args(*batch));
+  PKV_RETURN_IF_ERROR(parts_.backend.reserve(planner.current()));
+  const Result<RunTimes> times = parts_.backend.run(planner.current(), run_args(*batch));
   if (!times.ok()) {
     return times.error();
   }
   record->wall_ns = now_ns() - begin_ns;
   record->run = *times;
+  return record;
+}
+
+Status Session::execute_route(const StepRows& rows, std::size_t route_idx) {
+  const auto record = execute_with(planners_[route_idx], rows);
+  if (!record.ok()) {
+    return record.error();
+  }
   step_records_[route_idx] = *record;
   return {};
 }
@@ -327,9 +319,9 @@ Status Session::execute_mlp(const StepRows& rows) {
 void Session::keep_step() {
   if (policy_idx_) {
     const StepRecord& policy = step_records_[*policy_idx_];
-    records_.policy->steps.push_back(decided_ ? with_regret(policy, walls_, *policy_idx_) : without_regret(policy));
+    records_.policy->steps.push_back(undecided_ ? with_regret(policy, walls_, *policy_idx_) : without_regret(policy));
     planners_[*policy_idx_].observe(policy.run);
-    decided_.reset();
+    undecided_.reset();
   }
   for (std::size_t i = 0; i < planners_.size(); ++i) {
     records_.routes[i].steps.push_back(step_records_[i]);

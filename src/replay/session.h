@@ -69,8 +69,10 @@ class Session {
   /// Plans the policy's step once; its repeats run that plan and are charged that time.
   Status decide_once(const StepRows& rows);
   Status execute_route(const StepRows& rows, std::size_t route_idx);
-  /// The current plan of a route under the next shift of page ids; planning was charged elsewhere.
-  Result<StepRecord> execute_planned(const StepRows& rows, std::size_t route_idx);
+  /// With the oracle: the policy, as it stood ahead of the step.
+  Result<StepRecord> execute_policy(const StepRows& rows);
+  /// Plans and runs under the next shift of page ids.
+  Result<StepRecord> execute_with(RoutePlanner& planner, const StepRows& rows);
   Status execute_participant(const StepRows& rows, std::size_t participant);
   Status execute_probe(const StepRows& rows);
   Status execute_in_cache(const StepRows& rows);
@@ -103,10 +105,9 @@ class Session {
   std::vector<std::size_t> order_;
   // The step in progress; moved into the records only when every participant has finished it.
   std::vector<StepRecord> step_records_;
-  std::optional<StepRecord> decided_;  // with the oracle: the policy's step as it was planned
-  StepRecord twin_;
-  RepeatedWalls
-      walls_;  // of the step, the twin last                    // with the oracle: the policy's plan once more
+  std::optional<RoutePlanner> undecided_;  // with the oracle: the policy as it stood ahead of the step
+  StepRecord twin_;                        // with the oracle: the policy once more
+  RepeatedWalls walls_;                    // of the step, the twin last
   ReadSample step_probe_;
   ReadSample step_in_cache_;
   std::int64_t step_mlp_ns_ = 0;
