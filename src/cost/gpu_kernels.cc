@@ -64,11 +64,12 @@ double blocks_us(const GpuKernelCost& kernel, const TaskSizes& sizes, std::int64
   const double even = (num_tasks * kernel.task_us + static_cast<double>(sizes.tokens()) * kernel.token_ns * 1e-3) /
                       static_cast<double>(blocks);
   double most = std::max(even, cost(static_cast<double>(sizes.longest())));
-  std::int64_t wave = 1;
   const std::int64_t last = std::min(kMaxWaves, (sizes.num_tasks() - 1) / blocks);
+  std::int64_t seen = 0;  // waves that have begun; of those that begin in one bin the last counts
   sizes.descend([&](std::int64_t tasks_so_far, double tokens) {
-    for (; wave <= last && wave * blocks < tasks_so_far; ++wave) {
-      most = std::max(most, static_cast<double>(wave + 1) * cost(tokens));
+    if (seen < last && (seen + 1) * blocks < tasks_so_far) {
+      seen = std::min(last, (tasks_so_far - 1) / blocks);
+      most = std::max(most, static_cast<double>(seen + 1) * cost(tokens));
     }
   });
   return most;
@@ -86,7 +87,9 @@ const GpuKernelClass& gpu_kernel_class(const AttentionShape& shape) {
 }
 
 void TaskSizes::add(std::int64_t tokens, std::int64_t count) {
-  const auto bin = static_cast<std::size_t>(std::min(tokens, longest_) * kBins / (longest_ + 1));
+  // As in whole numbers: the quotient of two of them is never rounded up to the next.
+  const auto bin = static_cast<std::size_t>(static_cast<double>(std::min(tokens, longest_) * kBins) /
+                                            static_cast<double>(longest_ + 1));
   counts_[bin] += count;
   sums_[bin] += tokens * count;
   num_tasks_ += count;
@@ -120,25 +123,40 @@ void TaskSizes::descend(Visit visit) const {
 
 double GpuPrice::decode_us() const { return std::sqrt(read_us * read_us + busy_us * busy_us); }
 
-GpuPrice gpu_price(const AttentionShape& shape, const GpuKernelClass& kernels, KernelWidth width,
-                   const TaskSizes& sizes, std::int32_t num_sms) {
+namespace {
+
+/// As if SMs read evenly: no more than the price.
+GpuPrice even_price(const AttentionShape& shape, const GpuKernelClass& kernels, KernelWidth width,
+                    const TaskSizes& sizes, std::int32_t num_sms) {
   const GpuKernelCost& kernel = kernels.at(width);
-  const std::int64_t blocks = std::int64_t{num_sms} * kernel.blocks_per_sm;
-  const auto tokens = static_cast<double>(sizes.tokens());
-  const auto num_tasks = static_cast<double>(sizes.num_tasks());
-  const double blocks_a_task = static_cast<double>(blocks) / num_tasks;
-  const double full =
-      blocks_a_task < 1.0 ? std::pow(blocks_a_task, kernels.evening) : std::pow(blocks_a_task, -kernels.sparing);
-  const double last_of_mean = sizes.last() * num_tasks / std::max(tokens, 1.0);
   GpuPrice price;
   price.start_us = kernels.start_us;
-  price.read_us =
-      tokens * shape.head_dim * 4 / (kReadBytesPerUs * num_sms) * (1.0 + kernel.uneven * full * last_of_mean);
-  price.busy_us = blocks_us(kernel, sizes, blocks);
+  price.read_us = static_cast<double>(sizes.tokens()) * shape.head_dim * 4 / (kReadBytesPerUs * num_sms);
+  price.busy_us = blocks_us(kernel, sizes, std::int64_t{num_sms} * kernel.blocks_per_sm);
   if (sizes.num_slots() > 0) {
     const double state_bytes = static_cast<double>(sizes.num_slots()) * shape.group_size() * shape.head_dim * 4;
     price.merge_us = kernels.merge_us + kernels.merge_us_per_mb * state_bytes * 1e-6;
   }
+  return price;
+}
+
+/// What unevenness multiplies reading by.
+double uneven_factor(const GpuKernelClass& kernels, KernelWidth width, const TaskSizes& sizes, std::int32_t num_sms) {
+  const GpuKernelCost& kernel = kernels.at(width);
+  const auto num_tasks = static_cast<double>(sizes.num_tasks());
+  const double blocks_a_task = static_cast<double>(std::int64_t{num_sms} * kernel.blocks_per_sm) / num_tasks;
+  const double full =
+      blocks_a_task < 1.0 ? std::pow(blocks_a_task, kernels.evening) : std::pow(blocks_a_task, -kernels.sparing);
+  const double last_of_mean = sizes.last() * num_tasks / std::max(static_cast<double>(sizes.tokens()), 1.0);
+  return 1.0 + kernel.uneven * full * last_of_mean;
+}
+
+}  // namespace
+
+GpuPrice gpu_price(const AttentionShape& shape, const GpuKernelClass& kernels, KernelWidth width,
+                   const TaskSizes& sizes, std::int32_t num_sms) {
+  GpuPrice price = even_price(shape, kernels, width, sizes, num_sms);
+  price.read_us *= uneven_factor(kernels, width, sizes, num_sms);
   return price;
 }
 
@@ -150,9 +168,12 @@ WidthPrice cheapest_width(const AttentionShape& shape, const GpuKernelClass& ker
     if (kernels.at(width).blocks_per_sm == 0) {
       continue;
     }
-    const double price = gpu_price(shape, kernels, width, sizes, num_sms).total_us();
-    if (price < best.price_us) {
-      best = {.width = width, .price_us = price};
+    GpuPrice price = even_price(shape, kernels, width, sizes, num_sms);
+    if (price.total_us() < best.price_us) {
+      price.read_us *= uneven_factor(kernels, width, sizes, num_sms);
+      if (price.total_us() < best.price_us) {
+        best = {.width = width, .price_us = price.total_us()};
+      }
     }
   }
   return best;

@@ -110,8 +110,27 @@ class Search {
              [&](std::int64_t row_tiles) { return std::min(splits, row_tiles); });
   }
 
+  /// Whether tasks of at most that length can be cheaper than the best so far: the longest alone, and all of them
+  /// spread evenly, by whichever kernel does it soonest.
+  [[nodiscard]] bool may_win(std::int64_t longest_task) const {
+    const auto tokens = static_cast<double>(tokens_);
+    const double tasks = tokens / static_cast<double>(longest_task);
+    double least = std::numeric_limits<double>::infinity();
+    for (const GpuKernelCost& kernel : kernels_.widths) {
+      if (kernel.blocks_per_sm > 0) {
+        const double token_us = kernel.token_ns * 1e-3;
+        const double even = (tasks * kernel.task_us + tokens * token_us) / (num_sms_ * kernel.blocks_per_sm);
+        least = std::min(least, std::max(even, kernel.task_us + token_us * static_cast<double>(longest_task)));
+      }
+    }
+    return least < best_price_;
+  }
+
   template <typename RowSplits>
   void consider(Route route, std::int64_t splits, std::int64_t longest_task, RowSplits row_splits_of) {
+    if (!may_win(longest_task)) {
+      return;
+    }
     TaskSizes sizes(longest_task);
     for (const std::int64_t tokens : lens_) {
       const std::int64_t row_splits = row_splits_of(ceil_div<std::int64_t>(tokens, kTileTokens));

@@ -356,7 +356,7 @@ TEST(Interrupt, CtrlC_PrintsWhatWasMeasuredAndExits130) {
 TEST(Interrupt, EchoOfTheFirst_IsNoSecond) {
   for (const int echo_after_ms : {0, 1, 5, 20}) {
     const ProcessResult result =
-        run_pkv(endless_run({"--json", "-"}), {.interrupt_after_ms = 1500, .interrupt_again_after_ms = echo_after_ms});
+        run_pkv(endless_run({"--json", "-"}), {.interrupt_after_ms = 4000, .interrupt_again_after_ms = echo_after_ms});
     EXPECT_EQ(result.exit_code, 130) << echo_after_ms << " ms: " << result.err;
     EXPECT_THAT(result.err, HasSubstr("pkv: interrupted"));
     expect_interrupted(json::parse(result.out));

@@ -112,10 +112,14 @@ TEST_F(EngineTest, EveryRoute_GivesTheSameAnswer) {
   }
 }
 
-TEST_F(EngineTest, AllRoutesNamed_GiveManyCandidates) {
+TEST_F(EngineTest, AllRoutesNamed_AreDecidedByPrice) {
   const std::vector<Route> all(std::begin(kAllRoutes), std::end(kAllRoutes));
   Engine engine = Engine::create({.cpu = {.threads = 2}, .routes = all}).value();
-  EXPECT_GT(engine.decide(batch(), DType::kF16)->candidates.size(), std::size(kAllRoutes));
+  const Decision decision = engine.decide(batch(), DType::kF16).value();
+  ASSERT_FALSE(decision.candidates.empty());
+  EXPECT_EQ(decision.candidates.front().route, decision.plan.route());
+  EXPECT_GT(decision.predicted_ns, 0.0);
+  EXPECT_FALSE(decision.reason.empty());
 }
 
 TEST_F(EngineTest, RoutesOfOptions_AreTheOnlyCandidates) {
