@@ -34,6 +34,18 @@ TEST(Policy, OneLongRow_IsSplitAndAFullBatchIsNot) {
   EXPECT_EQ(policy.decide(step_of(std::vector<std::int32_t>(264, 4096)).batch())->plan.max_splits(), 1);
 }
 
+TEST(Policy, H100_RunsThePlanOfItsKernelsRule) {
+  Policy policy = policy_of(shipped("h100"));
+  for (const auto& lens : {std::vector<std::int32_t>{60000, 9000, 5000, 2500}, std::vector<std::int32_t>(8, 8192)}) {
+    const testing::Step step = step_of(lens);
+    const Decision decision = policy.decide(step.batch()).value();
+    const Plan rule = make_plan(step.batch(), gpu_rule(step.batch(), 132)).value();
+    EXPECT_EQ(decision.plan.route(), rule.route());
+    EXPECT_EQ(decision.plan.max_splits(), rule.max_splits());
+    EXPECT_GT(decision.price.decode_ns, decision.price.memory_ns);
+  }
+}
+
 TEST(Policy, Cpu_WalksWholePages) {
   Policy policy = policy_of(shipped("cpu"));
   EXPECT_EQ(policy.decide(step_of({48000, 6000, 6000}).batch())->plan.kv_heads_per_task(), 8);

@@ -10,6 +10,7 @@
 namespace pkv {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
@@ -85,6 +86,17 @@ TEST(Profile, BadJson_IsAnErrorThatNamesFieldAndLimit) {
   EXPECT_EQ(refusal("[]"), "p.json, field (root): is not an object");
   EXPECT_THAT(refusal("{\"format\": "), HasSubstr("p.json: is not JSON: "));
   EXPECT_THAT(refusal(""), HasSubstr("p.json: is not JSON: "));
+}
+
+TEST(Profile, Kernels_AreThoseOfAnH100OrNone) {
+  const std::string h100 = profile_json(shipped_profile("h100").value());
+  EXPECT_EQ(shipped_profile("h100")->kernels, kH100Kernels);
+  EXPECT_TRUE(shipped_profile("h200")->kernels.empty());
+  EXPECT_THAT(refusal(with(h100, R"("kernels": "h100")", R"("kernels": "h300")")),
+              AllOf(HasSubstr("field kernels"), HasSubstr("'h300'"), HasSubstr("'h100'")));
+  DeviceProfile cpu = shipped_profile("cpu").value();
+  cpu.kernels = kH100Kernels;
+  EXPECT_THAT(validate(cpu).error().to_string(), AllOf(HasSubstr("kernels"), HasSubstr("of a cpu profile")));
 }
 
 TEST(Profile, NumbersThatJsonCannotHold_AreRefusedToo) {
