@@ -187,9 +187,17 @@ TaskSizes task_sizes(const Plan& plan) {
     longest = std::max(longest, tokens(task) * heads(task));
   }
   TaskSizes sizes(longest);
+  std::int64_t size = 0;
+  std::int64_t count = 0;  // of neighbours of that size, as the heads and splits of a row are
   for (const Task& task : plan.tasks()) {
-    sizes.add(tokens(task), heads(task));  // one after the other, each with its own beginning and end
+    if (tokens(task) != size) {
+      sizes.add(size, count);
+      size = tokens(task);
+      count = 0;
+    }
+    count += heads(task);  // one after the other, each with its own beginning and end
   }
+  sizes.add(size, count);
   sizes.add_slots(plan.counters().num_partial_slots);
   return sizes;
 }

@@ -30,10 +30,12 @@ class Search {
   Search(const BatchState& batch, std::int32_t num_sms)
       : shape_(batch.shape()), kernels_(gpu_kernel_class(batch.shape())), num_sms_(num_sms) {
     lens_.reserve(static_cast<std::size_t>(batch.num_rows()));
+    tiles_.reserve(static_cast<std::size_t>(batch.num_rows()));
     for (std::int32_t row = 0; row < batch.num_rows(); ++row) {
       const std::int64_t tokens = batch.attended(row).size();
       if (tokens > 0) {
-        lens_.push_back(tokens);
+        lens_.push_back(static_cast<std::int32_t>(tokens));
+        tiles_.push_back(ceil_div(static_cast<std::int32_t>(tokens), kTileTokens));
         longest_ = std::max(longest_, tokens);
         tokens_ += tokens * shape_.num_kv_heads;
       }
@@ -96,10 +98,9 @@ class Search {
   /// Rows in chunks of one length, as make_plan cuts them by route split.
   void consider_chunk(std::int64_t chunk) {
     const std::int64_t splits = ceil_div(longest_, chunk);
-    const std::int64_t tiles = ceil_div<std::int64_t>(longest_, kTileTokens);
-    const std::int64_t chunk_tiles = ceil_div(tiles, splits);
-    consider(Route::kSplit, splits, std::min(longest_, chunk_tiles * kTileTokens),
-             [&](std::int64_t row_tiles) { return ceil_div(row_tiles, chunk_tiles); });
+    const auto chunk_tiles = static_cast<std::int32_t>(ceil_div(ceil_div<std::int64_t>(longest_, kTileTokens), splits));
+    consider(Route::kSplit, splits, std::min(longest_, std::int64_t{chunk_tiles} * kTileTokens),
+             [&](std::int32_t row_tiles) { return ceil_div(row_tiles, chunk_tiles); });
   }
 
   /// Every row in as many tasks, by route workqueue: tasks of short rows are small and run last, so that a launch
@@ -107,7 +108,7 @@ class Search {
   void consider_count(std::int64_t splits) {
     const std::int64_t tiles = ceil_div<std::int64_t>(longest_, kTileTokens);
     consider(Route::kWorkqueue, splits, std::min(longest_, ceil_div(tiles, splits) * kTileTokens),
-             [&](std::int64_t row_tiles) { return std::min(splits, row_tiles); });
+             [&](std::int32_t row_tiles) { return std::min(static_cast<std::int32_t>(splits), row_tiles); });
   }
 
   /// Whether tasks of at most that length can be cheaper than the best so far: the longest alone, and all of them
@@ -132,10 +133,11 @@ class Search {
       return;
     }
     TaskSizes sizes(longest_task);
-    for (const std::int64_t tokens : lens_) {
-      const std::int64_t row_splits = row_splits_of(ceil_div<std::int64_t>(tokens, kTileTokens));
-      sizes.add(ceil_div(tokens, row_splits), row_splits * shape_.num_kv_heads);
-      sizes.add_slots(row_splits > 1 ? row_splits * shape_.num_kv_heads : 0);
+    for (std::size_t i = 0; i < lens_.size(); ++i) {
+      const std::int32_t row_splits = row_splits_of(tiles_[i]);
+      const std::int64_t tasks = std::int64_t{row_splits} * shape_.num_kv_heads;
+      sizes.add(ceil_div(lens_[i], row_splits), tasks);
+      sizes.add_slots(row_splits > 1 ? tasks : 0);
     }
     const double price = cheapest_width(shape_, kernels_, sizes, num_sms_).price_us;
     if (price < best_price_) {
@@ -148,7 +150,8 @@ class Search {
   const AttentionShape& shape_;
   const GpuKernelClass& kernels_;
   const std::int32_t num_sms_;
-  std::vector<std::int64_t> lens_;  // of rows that attend to anything
+  std::vector<std::int32_t> lens_;   // of rows that attend to anything
+  std::vector<std::int32_t> tiles_;  // theirs
   std::int64_t longest_ = 0;
   std::int64_t tokens_ = 0;  // of all (row, KV head)
   double best_price_ = std::numeric_limits<double>::infinity();

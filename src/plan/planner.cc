@@ -184,23 +184,30 @@ void PlanBuilder::assign_slots() {
 // Longest task first, so that the short ones level the workers at the end of a launch; buckets by
 // length, so that rows of a bucket are neighbours.
 void PlanBuilder::order_rows() {
-  plan_.row_order_.resize(static_cast<std::size_t>(batch_.num_rows()));
-  std::iota(plan_.row_order_.begin(), plan_.row_order_.end(), 0);
-  const auto key = [&](std::int32_t row) {
-    return options_.route == Route::kBucket ? batch_.seq_lens()[static_cast<std::size_t>(row)]
-                                            : ceil_div(num_tiles(row), std::max(1, num_splits(row)));
+  struct Key {
+    std::int32_t measure;
+    std::int32_t tokens;
+    std::int32_t row;
   };
-  std::sort(plan_.row_order_.begin(), plan_.row_order_.end(), [&](std::int32_t a, std::int32_t b) {
-    const std::int32_t key_a = key(a);
-    const std::int32_t key_b = key(b);
-    if (key_a != key_b) {
-      return key_a > key_b;
+  thread_local std::vector<Key> keys;  // worked out once a row, not once a comparison
+  keys.clear();
+  for (std::int32_t row = 0; row < batch_.num_rows(); ++row) {
+    const std::int32_t measure = options_.route == Route::kBucket
+                                     ? batch_.seq_lens()[static_cast<std::size_t>(row)]
+                                     : ceil_div(num_tiles(row), std::max(1, num_splits(row)));
+    keys.push_back({.measure = measure, .tokens = batch_.attended(row).size(), .row = row});
+  }
+  std::ranges::sort(keys, [](const Key& a, const Key& b) {
+    if (a.measure != b.measure) {
+      return a.measure > b.measure;
     }
     // By tokens, so that the order of rows in the batch does not decide who is last.
-    const std::int32_t tokens_a = batch_.attended(a).size();
-    const std::int32_t tokens_b = batch_.attended(b).size();
-    return tokens_a != tokens_b ? tokens_a > tokens_b : a < b;
+    return a.tokens != b.tokens ? a.tokens > b.tokens : a.row < b.row;
   });
+  plan_.row_order_.clear();
+  for (const Key& key : keys) {
+    plan_.row_order_.push_back(key.row);
+  }
 }
 
 void PlanBuilder::emit_tasks(std::int32_t row) {
