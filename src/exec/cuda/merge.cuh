@@ -79,51 +79,35 @@ __device__ __forceinline__ MergeState join_splits(const LayerParams& p, std::int
   return state;
 }
 
-/// The states of two half warps, lane by lane.
-__device__ __forceinline__ MergeState join_half_warps(const MergeState& state) {
-  constexpr unsigned kAll = 0xFFFFFFFFU;
-  const float2 ml[2] = {make_float2(state.m, state.l), make_float2(__shfl_xor_sync(kAll, state.m, kMergeLanes),
-                                                                   __shfl_xor_sync(kAll, state.l, kMergeLanes))};
-  const float4 acc[2] = {
-      state.acc,
-      make_float4(__shfl_xor_sync(kAll, state.acc.x, kMergeLanes), __shfl_xor_sync(kAll, state.acc.y, kMergeLanes),
-                  __shfl_xor_sync(kAll, state.acc.z, kMergeLanes), __shfl_xor_sync(kAll, state.acc.w, kMergeLanes))};
-  return join(ml, acc);
-}
-
-/// The whole of a (row, KV head) by one block, after its last split: a warp a head and 64 dimensions, its half warps
-/// share the splits. Up to 16 are one round trip to the L2.
-__device__ __forceinline__ void merge_group(const LayerParams& p, const DeviceTask& task) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int parts = (p.head_dim + kMergeDims - 1) / kMergeDims;
-  for (int unit = static_cast<int>(threadIdx.x) / 32; unit < p.group_size * parts;
-       unit += static_cast<int>(blockDim.x) / 32) {
-    const int head = unit / parts;
-    const int d = (unit - head * parts) * kMergeDims + lane % kMergeLanes * 4;
-    const MergeState state =
-        join_half_warps(join_splits(p, task.first_slot, head, task.slot_stride, lane / kMergeLanes, kMergeWays, d));
-    if (lane < kMergeLanes && d < p.head_dim) {
-      finish_head(p, task.row, task.kv_head_begin * p.group_size + head, d, state.m, state.l, state.acc);
-    }
+/// The whole of a (row, KV head) by one block, after its last split: each thread a head and 4 elements.
+__device__ __forceinline__ void merge_group(const LayerParams& p, std::int32_t row, std::int32_t kv_head,
+                                            std::int32_t slot_begin, std::int32_t num_splits) {
+  const int quads = p.head_dim / 4;
+  for (int i = static_cast<int>(threadIdx.x); i < p.group_size * quads; i += static_cast<int>(blockDim.x)) {
+    const int head = i / quads;
+    const int d = (i - head * quads) * 4;
+    const MergeState state = join_splits(p, slot_begin, head, num_splits, 0, 1, d);
+    finish_head(p, row, kv_head * p.group_size + head, d, state.m, state.l, state.acc);
   }
 }
 
 /// Called by all threads of a block when it has stored a task's partial states: the block that finds all
 /// other splits done merges them. Counters return to 0, so that every launch finds them so.
-/// One thread's atomic releases what the block stored ahead of the barrier, and acquires what the others did.
 __device__ __forceinline__ void merge_if_last(const LayerParams& p, const DeviceTask& task) {
   __shared__ bool is_last;
+  __threadfence();
   __syncthreads();
   if (threadIdx.x == 0) {
     std::int32_t* finished = p.finished + static_cast<std::int64_t>(task.row) * p.num_kv_heads + task.kv_head_begin;
-    is_last = add_acquire_release(finished, 1) == task.slot_stride - 1;
+    is_last = atomicAdd(finished, 1) == task.slot_stride - 1;
     if (is_last) {
       *finished = 0;
     }
   }
   __syncthreads();
   if (is_last) {
-    merge_group(p, task);
+    __threadfence();
+    merge_group(p, task.row, task.kv_head_begin, task.first_slot, task.slot_stride);
   }
 }
 

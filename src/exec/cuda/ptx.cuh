@@ -40,13 +40,6 @@ __device__ __forceinline__ void copy_async_4(std::uint32_t to, const void* from,
 
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
-/// Of a counter in device memory; what happened before it here is seen by whoever adds later.
-__device__ __forceinline__ std::int32_t add_acquire_release(std::int32_t* counter, std::int32_t amount) {
-  std::int32_t before;
-  asm volatile("atom.add.acq_rel.gpu.global.s32 %0, [%1], %2;" : "=r"(before) : "l"(counter), "r"(amount) : "memory");
-  return before;
-}
-
 template <int kPending>
 __device__ __forceinline__ void wait_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
