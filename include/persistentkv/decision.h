@@ -40,7 +40,9 @@ struct ReadCurve {
 
   [[nodiscard]] double bytes_per_ns(std::int64_t bytes) const;
 
-  /// That of a profile. A task reads the two pages of a tile in one go, so `bytes` are two of the profile's chunks.
+  /// That of a profile, but small pieces no better than by default: a probe of single chunks may find none worse,
+  /// where a walk over fewer KV heads still loses. A task reads the two pages of a tile in one go, so `bytes` are two
+  /// of the profile's chunks.
   static ReadCurve of(const DeviceProfile& profile);
 };
 

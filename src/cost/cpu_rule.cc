@@ -109,8 +109,10 @@ double ReadCurve::bytes_per_ns(std::int64_t bytes) const {
 
 ReadCurve ReadCurve::of(const DeviceProfile& profile) {
   ReadCurve curve;
+  const double most = curve.points.back().bytes_per_ns;
   for (Point& point : curve.points) {
-    point.bytes_per_ns = profile.bandwidth.back().bytes_per_ns * profile.chunk_share(point.bytes / 2);
+    const double share = std::min(profile.chunk_share(point.bytes / 2), point.bytes_per_ns / most);
+    point.bytes_per_ns = profile.bandwidth.back().bytes_per_ns * share;
   }
   return curve;
 }
