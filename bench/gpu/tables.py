@@ -194,7 +194,7 @@ def paper(data):
             rows.append((label if name == names[0] else "", name, spread(values["core device"]), spread(values["device"]),
                          spread(values["wall"]), spread(values["probe"]), spread(values["plan"]), paper_says))
     seeds = max((len(runs) for runs in paper_runs(data).values()), default=0)
-    return (f"{seeds} seeds, mean and standard deviation. `split` is the plan by the GPU rule.\n\n" + markdown(
+    return (f"{seeds} seeds, mean and standard deviation. `split` is the best of equal chunks by the GPU rule.\n\n" + markdown(
         ("trace", "route", "device, to core", "device, to the better FlashInfer", "wall, to the better FlashInfer",
          "share of the page read", "plan us", "paper (RTX 3060): device, wall"), rows))
 

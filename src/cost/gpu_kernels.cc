@@ -1,7 +1,7 @@
 // Prices fitted to 829 steps on an H100: 29 of ../shared/gpu and the random samples of bench/gpu with seeds 20260623,
 // 1, 2 and 3, each in equal chunks of 128 to 8192 tokens or uncut, ragged ones in equal counts, too, and run by every
 // kernel of its class (bench/gpu/sweep.py, fit_prices.py; the standard steps weighed six times). On them the cheapest
-// by price is 1.1% slower than the fastest on average, 5% at the 95th percentile, 20% at worst; prices err by 4 to 9%
+// by price is 1.0% slower than the fastest on average, 5% at the 95th percentile, 20% at worst; prices err by 5 to 11%
 // at the median. Not here: the search (gpu_rule.cc).
 #include "cost/gpu_kernels.h"
 
@@ -162,17 +162,19 @@ GpuPrice gpu_price(const AttentionShape& shape, const GpuKernelClass& kernels, K
 
 WidthPrice cheapest_width(const AttentionShape& shape, const GpuKernelClass& kernels, const TaskSizes& sizes,
                           std::int32_t num_sms) {
-  WidthPrice best = {.price_us = std::numeric_limits<double>::infinity()};
+  WidthPrice best;
+  double least_us = std::numeric_limits<double>::infinity();
   for (int i = 0; i < kNumKernelWidths; ++i) {
     const auto width = static_cast<KernelWidth>(i);
     if (kernels.at(width).blocks_per_sm == 0) {
       continue;
     }
     GpuPrice price = even_price(shape, kernels, width, sizes, num_sms);
-    if (price.total_us() < best.price_us) {
+    if (price.total_us() < least_us) {
       price.read_us *= uneven_factor(kernels, width, sizes, num_sms);
-      if (price.total_us() < best.price_us) {
-        best = {.width = width, .price_us = price.total_us()};
+      if (price.total_us() < least_us) {
+        least_us = price.total_us();
+        best = {.width = width, .price = price};
       }
     }
   }

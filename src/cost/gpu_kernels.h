@@ -91,7 +91,7 @@ GpuPrice gpu_price(const AttentionShape& shape, const GpuKernelClass& kernels, K
 
 struct WidthPrice {
   KernelWidth width = KernelWidth::kWide;
-  double price_us = 0.0;
+  GpuPrice price;
 };
 /// The cheapest of the class.
 WidthPrice cheapest_width(const AttentionShape& shape, const GpuKernelClass& kernels, const TaskSizes& sizes,

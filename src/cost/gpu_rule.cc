@@ -1,6 +1,6 @@
-// The rule that divides a step on a GPU: a few chunk lengths are priced with every kernel of the shape's class, and the
-// cheapest is kept. Host arithmetic over lengths, a few nanoseconds a row and chunk.
-// Not here: prices (gpu_kernels.cc), the paper's formula (roofline.cc).
+// The rule that divides a step on a GPU: a few chunk lengths, and for ragged rows a few counts a row, are priced with
+// every kernel of the shape's class, and the cheapest is kept. Host arithmetic over lengths, a few nanoseconds a row
+// and cut. Not here: prices (gpu_kernels.cc), the paper's formula (paper_price.cc).
 #include <algorithm>
 #include <limits>
 #include <optional>
@@ -111,27 +111,8 @@ class Search {
              [&](std::int32_t row_tiles) { return std::min(static_cast<std::int32_t>(splits), row_tiles); });
   }
 
-  /// Whether tasks of at most that length can be cheaper than the best so far: the longest alone, and all of them
-  /// spread evenly, by whichever kernel does it soonest.
-  [[nodiscard]] bool may_win(std::int64_t longest_task) const {
-    const auto tokens = static_cast<double>(tokens_);
-    const double tasks = tokens / static_cast<double>(longest_task);
-    double least = std::numeric_limits<double>::infinity();
-    for (const GpuKernelCost& kernel : kernels_.widths) {
-      if (kernel.blocks_per_sm > 0) {
-        const double token_us = kernel.token_ns * 1e-3;
-        const double even = (tasks * kernel.task_us + tokens * token_us) / (num_sms_ * kernel.blocks_per_sm);
-        least = std::min(least, std::max(even, kernel.task_us + token_us * static_cast<double>(longest_task)));
-      }
-    }
-    return least < best_price_;
-  }
-
   template <typename RowSplits>
   void consider(Route route, std::int64_t splits, std::int64_t longest_task, RowSplits row_splits_of) {
-    if (!may_win(longest_task)) {
-      return;
-    }
     TaskSizes sizes(longest_task);
     for (std::size_t i = 0; i < lens_.size(); ++i) {
       const std::int32_t row_splits = row_splits_of(tiles_[i]);
@@ -139,7 +120,7 @@ class Search {
       sizes.add(ceil_div(lens_[i], row_splits), tasks);
       sizes.add_slots(row_splits > 1 ? tasks : 0);
     }
-    const double price = cheapest_width(shape_, kernels_, sizes, num_sms_).price_us;
+    const double price = cheapest_width(shape_, kernels_, sizes, num_sms_).price.total_us();
     if (price < best_price_) {
       best_price_ = price;
       best_route_ = route;

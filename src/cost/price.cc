@@ -312,9 +312,8 @@ Price PriceModel::price_on_kernels(const Plan& plan) const {
     return price;
   }
   const TaskSizes sizes = task_sizes(plan);
-  const GpuKernelClass& kernels = gpu_kernel_class(inputs_.shape);
-  const KernelWidth width = cheapest_width(inputs_.shape, kernels, sizes, profile_.num_workers).width;
-  const GpuPrice terms = gpu_price(inputs_.shape, kernels, width, sizes, profile_.num_workers);
+  const GpuPrice terms =
+      cheapest_width(inputs_.shape, gpu_kernel_class(inputs_.shape), sizes, profile_.num_workers).price;
   const double read_ns = correction_.memory * terms.read_us * kNsPerUs;
   const double busy_ns = correction_.arithmetic * terms.busy_us * kNsPerUs;
   const double even_ns = static_cast<double>(sizes.tokens()) * token_bytes_ / profile_.bandwidth.back().bytes_per_ns;

@@ -43,11 +43,6 @@ const std::vector<std::string> kSmallRun{"run", "--lens",     "300,40,0,1", "--q
                                          "2",   "--head-dim", "64",         "--repeats", "3", "--warmup",
                                          "1",   "--threads",  "1",          "--no-pin"};
 
-std::vector<std::string> with(std::vector<std::string> arguments, const std::vector<std::string>& more) {
-  arguments.insert(arguments.end(), more.begin(), more.end());
-  return arguments;
-}
-
 void expect_route_fields(const json& route) {
   for (const char* field : kRouteFields) EXPECT_TRUE(route.contains(field)) << field;
 }

@@ -18,11 +18,6 @@ using nlohmann::json;
 using testing::HasSubstr;
 using testing::Not;
 
-std::vector<std::string> with(std::vector<std::string> arguments, const std::vector<std::string>& more) {
-  arguments.insert(arguments.end(), more.begin(), more.end());
-  return arguments;
-}
-
 const std::vector<std::string> kStep{"explain", "--lens", "48000,6000,6000"};
 const std::vector<std::string> kTrace{"explain", "--trace", "paper:bimodal", "--steps", "6"};
 // Small enough to run.

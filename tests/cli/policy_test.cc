@@ -16,11 +16,6 @@ namespace {
 using nlohmann::json;
 using testing::HasSubstr;
 
-std::vector<std::string> with(std::vector<std::string> arguments, const std::vector<std::string>& more) {
-  arguments.insert(arguments.end(), more.begin(), more.end());
-  return arguments;
-}
-
 const std::vector<std::string> kSmallRun{"run",        "--lens",    "300,40,0,1", "--q-heads", "8",
                                          "--kv-heads", "2",         "--head-dim", "64",        "--repeats",
                                          "3",          "--threads", "1",          "--no-pin"};

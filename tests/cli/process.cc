@@ -109,6 +109,11 @@ ProcessResult run_pkv(const std::vector<std::string>& arguments, const ProcessOp
   return run_program(PKV_BINARY, arguments, options);
 }
 
+std::vector<std::string> with(std::vector<std::string> arguments, const std::vector<std::string>& more) {
+  arguments.insert(arguments.end(), more.begin(), more.end());
+  return arguments;
+}
+
 TemporaryFolder::TemporaryFolder() {
   std::string name = (std::filesystem::temp_directory_path() / "pkv_cli_XXXXXX").string();
   path_ = ::mkdtemp(name.data()) != nullptr ? name : ".";

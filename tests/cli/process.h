@@ -32,6 +32,9 @@ ProcessResult run_program(const std::string& program, const std::vector<std::str
                           const ProcessOptions& options = {});
 ProcessResult run_pkv(const std::vector<std::string>& arguments, const ProcessOptions& options = {});
 
+/// The arguments, then more of them.
+std::vector<std::string> with(std::vector<std::string> arguments, const std::vector<std::string>& more);
+
 /// A folder below the test's temporary folder; removed with everything in it.
 class TemporaryFolder {
  public:

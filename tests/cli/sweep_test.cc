@@ -18,11 +18,6 @@ using nlohmann::json;
 using testing::HasSubstr;
 using testing::Not;
 
-std::vector<std::string> with(std::vector<std::string> arguments, const std::vector<std::string>& more) {
-  arguments.insert(arguments.end(), more.begin(), more.end());
-  return arguments;
-}
-
 const std::vector<std::string> kMeasured{"--lens",    "300,40,0,1", "--kv-heads", "2",        "--head-dim", "64",
                                          "--rounds",  "3",          "--repeats",  "2",        "--warmup",   "1",
                                          "--threads", "1",          "--no-pin",   "--verify", "every"};

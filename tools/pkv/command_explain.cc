@@ -62,14 +62,7 @@ void check_arguments(const Arguments& a) {
     refuse(a.steps, "--steps", kReason);
     refuse(a.skip, "--skip", kReason);
     refuse(a.learn, "--learn", "needs --trace: it learns from the steps before");
-    refuse(a.trace.format, "--format", kReason);
-    refuse(a.trace.requests, "--requests", kReason);
-    refuse(a.trace.max_active, "--max-active", kReason);
-    refuse(a.trace.session_gap, "--session-gap", kReason);
-    refuse(a.trace.spread_ticks, "--no-spread-ticks", kReason);
-    refuse(a.admission.mode, "--admission", kReason);
-    refuse(a.admission.pool_pages, "--pool-pages", kReason);
-    refuse(a.admission.step_seconds, "--step-seconds", kReason);
+    refuse_trace_details(a.trace, a.admission);
     if (!a.measures()) refuse(a.trace.seed, "--seed", "needs --trace or --measure");
   }
   if (a.step && a.steps) fail("--steps", "cannot be combined with --step, which shows one step");

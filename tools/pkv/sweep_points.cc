@@ -118,14 +118,7 @@ void check_workload(const SweepArguments& a) {
   if (a.lens && a.trace.trace) fail("--lens", "cannot be combined with --trace: both say what the steps are");
   if (!a.trace.trace) {
     constexpr std::string_view kReason = "needs --trace";
-    refuse(a.trace.format, "--format", kReason);
-    refuse(a.trace.requests, "--requests", kReason);
-    refuse(a.trace.max_active, "--max-active", kReason);
-    refuse(a.trace.session_gap, "--session-gap", kReason);
-    refuse(a.trace.spread_ticks, "--no-spread-ticks", kReason);
-    refuse(a.admission.mode, "--admission", kReason);
-    refuse(a.admission.pool_pages, "--pool-pages", kReason);
-    refuse(a.admission.step_seconds, "--step-seconds", kReason);
+    refuse_trace_details(a.trace, a.admission);
     refuse(a.steps, "--steps", kReason);
     refuse(a.skip, "--skip", kReason);
   } else {

@@ -112,6 +112,18 @@ void add_admission_options(Options& options, AdmissionArguments& admission) {
                {.min = 0.0, .max = kMaxStepSeconds, .low = RealLimits::Low::kOpen});
 }
 
+void refuse_trace_details(const TraceArguments& trace, const AdmissionArguments& admission) {
+  constexpr std::string_view kReason = "needs --trace";
+  refuse(trace.format, "--format", kReason);
+  refuse(trace.requests, "--requests", kReason);
+  refuse(trace.max_active, "--max-active", kReason);
+  refuse(trace.session_gap, "--session-gap", kReason);
+  refuse(trace.spread_ticks, "--no-spread-ticks", kReason);
+  refuse(admission.mode, "--admission", kReason);
+  refuse(admission.pool_pages, "--pool-pages", kReason);
+  refuse(admission.step_seconds, "--step-seconds", kReason);
+}
+
 std::uint64_t seed_of(const TraceArguments& arguments) {
   return static_cast<std::uint64_t>(arguments.seed.value_or(kHeldOutSeed));
 }

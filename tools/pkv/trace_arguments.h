@@ -34,6 +34,9 @@ inline constexpr std::int64_t kHeldOutSeed = 20260623;
 void add_trace_options(Options& options, TraceArguments& trace);
 void add_admission_options(Options& options, AdmissionArguments& admission);
 
+/// Fails on what only means something with --trace, the seed apart.
+void refuse_trace_details(const TraceArguments& trace, const AdmissionArguments& admission);
+
 std::uint64_t seed_of(const TraceArguments& arguments);
 /// Generates or reads the trace. Fails on arguments that do not belong to it.
 Trace load_trace(const TraceArguments& arguments, std::int32_t page_size);

@@ -23,7 +23,7 @@ TaskSizes sizes_of(std::int64_t tokens, std::int64_t count, std::int64_t slots =
 }
 
 double cheapest_us(const AttentionShape& shape, const TaskSizes& sizes, std::int32_t num_sms = kSms) {
-  return cheapest_width(shape, gpu_kernel_class(shape), sizes, num_sms).price_us;
+  return cheapest_width(shape, gpu_kernel_class(shape), sizes, num_sms).price.total_us();
 }
 
 TEST(GpuKernels, EveryShape_HasAClassWithAWideKernelThatCoversIt) {
