@@ -336,6 +336,9 @@ std::vector<std::string> endless_run(const std::vector<std::string>& more) {
   return with(arguments, more);
 }
 
+// What a terminal shows once a step of the endless run was measured.
+const std::string kMeasured = "measuring [1-9]";
+
 void expect_interrupted(const json& root) {
   EXPECT_EQ(root["interrupted"], true);
   EXPECT_GT(root["routes"][0]["steps"].get<int>(), 0);
@@ -343,7 +346,7 @@ void expect_interrupted(const json& root) {
 }
 
 TEST(Interrupt, CtrlC_PrintsWhatWasMeasuredAndExits130) {
-  const ProcessResult result = run_pkv(endless_run({"--json", "-"}), {.interrupt_after_ms = 3000});
+  const ProcessResult result = run_pkv(endless_run({"--json", "-"}), {.interrupt_when = kMeasured});
   EXPECT_EQ(result.exit_code, 130) << result.err;
   expect_interrupted(json::parse(result.out));
 }
@@ -351,7 +354,7 @@ TEST(Interrupt, CtrlC_PrintsWhatWasMeasuredAndExits130) {
 TEST(Interrupt, EchoOfTheFirst_IsNoSecond) {
   for (const int echo_after_ms : {0, 1, 5, 20}) {
     const ProcessResult result =
-        run_pkv(endless_run({"--json", "-"}), {.interrupt_after_ms = 4000, .interrupt_again_after_ms = echo_after_ms});
+        run_pkv(endless_run({"--json", "-"}), {.interrupt_when = kMeasured, .interrupt_again_after_ms = echo_after_ms});
     EXPECT_EQ(result.exit_code, 130) << echo_after_ms << " ms: " << result.err;
     EXPECT_THAT(result.err, HasSubstr("pkv: interrupted"));
     expect_interrupted(json::parse(result.out));
@@ -363,7 +366,7 @@ TEST(JsonFile, KilledRun_LeavesTheOldOne) {
   folder.write("old.json", "old");
   for (const std::string name : {"old.json", "new.json"}) {
     const ProcessResult result =
-        run_pkv(endless_run({"--json", folder.path(name)}), {.interrupt_after_ms = 1500, .signal = SIGKILL});
+        run_pkv(endless_run({"--json", folder.path(name)}), {.interrupt_when = kMeasured, .signal = SIGKILL});
     EXPECT_EQ(result.exit_code, 128 + SIGKILL);
   }
   EXPECT_EQ(read_file(folder.path("old.json")), "old");

@@ -145,7 +145,7 @@ TEST(CalibrateCli, Interrupted_LeavesTheOldProfileWhole) {
   std::filesystem::create_directories(folder.path("cache/persistentkv"));
   folder.write("cache/persistentkv/cpu-profile.json", "the old one");
   const ProcessResult result =
-      run_pkv({"calibrate"}, {.environment = {"XDG_CACHE_HOME=" + folder.path("cache")}, .interrupt_after_ms = 1500});
+      run_pkv({"calibrate"}, {.environment = {"XDG_CACHE_HOME=" + folder.path("cache")}, .interrupt_when = "measuring"});
   EXPECT_EQ(result.exit_code, 130) << result.err;
   EXPECT_EQ(read_file(folder.path("cache/persistentkv/cpu-profile.json")), "the old one");
 }

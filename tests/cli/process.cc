@@ -13,7 +13,10 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <functional>
+#include <regex>
 #include <sstream>
+#include <thread>
 
 namespace pkv::test {
 namespace {
@@ -43,39 +46,65 @@ int wait_for(pid_t child) {
   return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
-// The side of a new terminal that sees what a program prints.
-int open_terminal() {
+// A new terminal: `master` sees what a program prints on `other`.
+struct Terminal {
+  int master;
+  int other;
+};
+
+Terminal open_terminal() {
   const int master = ::posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
   ::grantpt(master);
   ::unlockpt(master);
-  return master;
+  return {master, ::open(::ptsname(master), O_RDWR | O_NOCTTY | O_CLOEXEC)};
 }
 
-// Until every program has closed the other side, which Linux reports as an error.
-std::string read_terminal(int master) {
+// Until every program has closed the other side, which Linux reports as an error. `seen` is called with the whole
+// text after every piece.
+std::string read_terminal(int master, const std::function<void(const std::string&)>& seen) {
   std::string text;
   char buffer[4096];
   for (ssize_t taken = ::read(master, buffer, sizeof buffer); taken > 0;
        taken = ::read(master, buffer, sizeof buffer)) {
     text.append(buffer, static_cast<std::size_t>(taken));
+    seen(text);
   }
   ::close(master);
   return text;
 }
 
+void interrupt(pid_t child, const ProcessOptions& options) {
+  ::kill(child, options.signal);
+  if (!options.interrupt_again_after_ms) return;
+  ::usleep(static_cast<useconds_t>(*options.interrupt_again_after_ms) * 1000);
+  ::kill(child, options.signal);
+}
+
+// Runs with one of the two outputs on a terminal and the other in a file.
 ProcessResult run_on_terminal(const Command& command, const ProcessOptions& options) {
   const TemporaryFolder folder;
-  const std::string err = folder.path("err");
-  const int master = open_terminal();
-  const std::string terminal = ::ptsname(master);
+  const std::string file = folder.path("file");
+  const Terminal terminal = open_terminal();
+  const std::string shown = ::ptsname(terminal.master);
   const pid_t child = ::fork();
-  if (child == 0) become(command, options, terminal, err);
-  const int keep_open = ::open(terminal.c_str(), O_RDWR | O_NOCTTY | O_CLOEXEC);
+  if (child == 0) become(command, options, options.terminal ? shown : file, options.terminal ? file : shown);
+  // The other side stays open here until the child has ended or opened its own: a terminal that all have closed
+  // reads as ended.
+  bool waits = !options.interrupt_when.empty();
+  const std::regex awaited(options.interrupt_when);
   ProcessResult result;
-  result.exit_code = wait_for(child);
-  ::close(keep_open);
-  result.out = read_terminal(master);
-  result.err = read_file(err);
+  std::thread ends_with_the_child([&] {
+    result.exit_code = wait_for(child);
+    ::close(terminal.other);
+  });
+  std::string text = read_terminal(terminal.master, [&](const std::string& so_far) {
+    if (!waits || !std::regex_search(so_far, awaited)) return;
+    waits = false;
+    interrupt(child, options);
+  });
+  ends_with_the_child.join();
+  result.out = options.terminal ? text : read_file(file);
+  result.err = options.terminal ? read_file(file) : text;
   return result;
 }
 
@@ -84,20 +113,12 @@ ProcessResult run_on_terminal(const Command& command, const ProcessOptions& opti
 ProcessResult run_program(const std::string& program, const std::vector<std::string>& arguments,
                           const ProcessOptions& options) {
   const Command command{program, arguments};
-  if (options.terminal) return run_on_terminal(command, options);
+  if (options.terminal || !options.interrupt_when.empty()) return run_on_terminal(command, options);
   const TemporaryFolder folder;
   const std::string out = folder.path("out");
   const std::string err = folder.path("err");
   const pid_t child = ::fork();
   if (child == 0) become(command, options, out, err);
-  if (options.interrupt_after_ms > 0) {
-    ::usleep(static_cast<useconds_t>(options.interrupt_after_ms) * 1000);
-    ::kill(child, options.signal);
-  }
-  if (options.interrupt_again_after_ms) {
-    ::usleep(static_cast<useconds_t>(*options.interrupt_again_after_ms) * 1000);
-    ::kill(child, options.signal);
-  }
   ProcessResult result;
   result.exit_code = wait_for(child);
   result.out = read_file(out);

@@ -19,8 +19,8 @@ struct ProcessResult {
 struct ProcessOptions {
   /// Added to the environment: "NO_COLOR=1".
   std::vector<std::string> environment = {};
-  /// Milliseconds after which `signal` is sent; 0: never.
-  int interrupt_after_ms = 0;
+  /// Regular expression; `signal` is sent once standard error, a terminal then, has shown it. Empty: never.
+  std::string interrupt_when = {};
   /// Milliseconds after the first signal until a second one is sent; not set: one only.
   std::optional<int> interrupt_again_after_ms = std::nullopt;
   int signal = SIGINT;

@@ -186,7 +186,7 @@ TEST(SweepCli, Interrupted_KeepsWhatWasMeasured) {
   const ProcessResult result =
       run_pkv({"sweep", "groups", "--lens", "2x300", "--groups", "1,2", "--rounds", "1000000", "--repeats", "1",
                "--verify", "off", "--threads", "1", "--no-pin", "--json", path, "--memory-limit", "64MiB"},
-              {.interrupt_after_ms = 2500});
+              {.interrupt_when = "measuring [1-9]"});
   EXPECT_EQ(result.exit_code, 130) << result.err;
   EXPECT_THAT(result.err, HasSubstr("pkv: interrupted"));
   EXPECT_THAT(result.out, HasSubstr("interrupted: figures of the rounds"));
