@@ -25,17 +25,33 @@ function(pkv_library name)
   target_link_libraries(pkv_${name} PUBLIC ${ARG_DEPS} PRIVATE pkv_flags ${ARG_PRIVATE_DEPS})
 endfunction()
 
-# pkv_test(NAME SOURCES ... DEPS ... [LABELS ...] [DISCOVER OFF]): a GoogleTest program; it links only what it
-# names, so that a dependency against the direction of the pipeline fails to link. DISCOVER OFF: ctest does not
-# know its tests.
+# pkv_test(NAME SOURCES ... DEPS ... [LABELS ...] [DISCOVER OFF] [SANITIZE OFF]): a GoogleTest program; it links only
+# what it names, so that a dependency against the direction of the pipeline fails to link. DISCOVER OFF: ctest does
+# not know its tests. SANITIZE OFF: for a program that only runs others. Most of a build was
+# optimising tests and reading the headers of GoogleTest: they are not optimised (a sanitizer's build keeps its -O1),
+# and those headers are compiled once.
+set(pkv_test_flags $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<NOT:$<BOOL:${PKV_SANITIZE}>>>:-O0>)
 function(pkv_test name)
-  cmake_parse_arguments(ARG "" "DISCOVER" "SOURCES;DEPS;LABELS" ${ARGN})
+  cmake_parse_arguments(ARG "" "DISCOVER;SANITIZE" "SOURCES;DEPS;LABELS" ${ARGN})
   if(NOT ARG_LABELS)
     set(ARG_LABELS unit)
   endif()
   add_executable(${name} ${ARG_SOURCES})
   target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/tests)
   target_link_libraries(${name} PRIVATE pkv_flags ${ARG_DEPS} GTest::gmock GTest::gtest_main)
+  target_compile_options(${name} PRIVATE ${pkv_test_flags})
+  if(DEFINED ARG_SANITIZE AND NOT ARG_SANITIZE AND PKV_SANITIZE)
+    target_compile_options(${name} PRIVATE -fno-sanitize=all)
+    target_precompile_headers(${name} PRIVATE <gtest/gtest.h> <gmock/gmock.h>)
+  else()
+    if(NOT TARGET pkv_test_headers)
+      add_executable(pkv_test_headers EXCLUDE_FROM_ALL ${PROJECT_SOURCE_DIR}/tests/support/headers.cc)
+      target_link_libraries(pkv_test_headers PRIVATE pkv_flags GTest::gmock GTest::gtest_main)
+      target_compile_options(pkv_test_headers PRIVATE ${pkv_test_flags})
+      target_precompile_headers(pkv_test_headers PRIVATE <gtest/gtest.h> <gmock/gmock.h>)
+    endif()
+    target_precompile_headers(${name} REUSE_FROM pkv_test_headers)
+  endif()
   if(DEFINED ARG_DISCOVER AND NOT ARG_DISCOVER)
     return()
   endif()
