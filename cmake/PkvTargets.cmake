@@ -30,7 +30,9 @@ endfunction()
 # not know its tests. SANITIZE OFF: for a program that only runs others. Most of a build was
 # optimising tests and reading the headers of GoogleTest: they are not optimised (a sanitizer's build keeps its -O1),
 # and those headers are compiled once.
-set(pkv_test_flags $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<NOT:$<BOOL:${PKV_SANITIZE}>>>:-O0>)
+if(NOT PKV_SANITIZE)
+  set(pkv_test_flags $<$<COMPILE_LANGUAGE:CXX>:-O0>)
+endif()
 function(pkv_test name)
   cmake_parse_arguments(ARG "" "DISCOVER;SANITIZE" "SOURCES;DEPS;LABELS" ${ARGN})
   if(NOT ARG_LABELS)
