@@ -88,8 +88,7 @@ ProcessResult run_on_terminal(const Command& command, const ProcessOptions& opti
   const std::string shown = ::ptsname(terminal.master);
   const pid_t child = ::fork();
   if (child == 0) become(command, options, options.terminal ? shown : file, options.terminal ? file : shown);
-  // The other side stays open here until the child has ended or opened its own: a terminal that all have closed
-  // reads as ended.
+  // The other side stays open here until the child has ended: a terminal that all have closed reads as ended.
   bool waits = !options.interrupt_when.empty();
   const std::regex awaited(options.interrupt_when);
   ProcessResult result;
