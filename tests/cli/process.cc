@@ -91,9 +91,10 @@ ProcessResult run_on_terminal(const Command& command, const ProcessOptions& opti
   // The other side stays open here until the child has ended: a terminal that all have closed reads as ended.
   bool waits = !options.interrupt_when.empty();
   const std::regex awaited(options.interrupt_when);
-  ProcessResult result;
   std::thread ends_with_the_child([&] {
-    result.exit_code = wait_for(child);
+    siginfo_t ended;
+    while (::waitid(P_PID, child, &ended, WEXITED | WNOWAIT) < 0 && errno == EINTR) {  // its id stays its own
+    }
     ::close(terminal.other);
   });
   std::string text = read_terminal(terminal.master, [&](const std::string& so_far) {
@@ -102,6 +103,8 @@ ProcessResult run_on_terminal(const Command& command, const ProcessOptions& opti
     interrupt(child, options);
   });
   ends_with_the_child.join();
+  ProcessResult result;
+  result.exit_code = wait_for(child);
   result.out = options.terminal ? text : read_file(file);
   result.err = options.terminal ? read_file(file) : text;
   return result;
