@@ -85,7 +85,7 @@ class Table:
         self.width = np.array([self.widths.index(m.width) for m in measured])
         names = {name: i for i, name in enumerate(dict.fromkeys(m.name for m in measured))}
         self.step = np.array([names[m.name] for m in measured])
-        weights = np.array([1.0 if name.startswith("S") else STANDARD_WEIGHT for name in names])
+        weights = np.array([1.0 if name.startswith(("S2", "S1", "S3", "G ")) else STANDARD_WEIGHT for name in names])
         self.weights = weights / weights.sum()
         self.us = np.array([m.us for m in measured])
         self.servers = np.array([float(SMS * self.blocks[m.width]) for m in measured])
@@ -134,6 +134,7 @@ class Prices:
 
 def load(paths, seeds):
     steps = {f"S{seed} {step.name}": step for seed in seeds for step in step_cases.random_steps(200, seed)}
+    steps.update({f"G {step.name}": step for step in step_cases.grid_steps()})
     steps.update({step.name: step for step in step_cases.standard_steps()})
     measured = collections.defaultdict(list)
     for path in paths:

@@ -116,6 +116,14 @@ def standard_steps():
                     for hq, hkv in ((8, 8), (64, 8), (32, 2), (32, 1))]
 
 
+def grid_steps():
+    """Small steps of equal rows, where launches and merges weigh most."""
+    return [Step(f"B{rows} {k}K d{d} ({hkv * group}/{hkv})", (k * 1024,) * rows, hkv * group, hkv, d)
+            for hkv, group in ((8, 4), (8, 1), (8, 8), (4, 8), (2, 16), (1, 32), (16, 2), (32, 1))
+            for rows, k in ((1, 1), (1, 2), (1, 4), (1, 8), (1, 16), (1, 32), (2, 2), (2, 8), (4, 4))
+            if rows * hkv <= 64 for d in HEAD_DIMS]
+
+
 GROUPS = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 32)
 PAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 HEAD_DIMS = (64, 128, 256)

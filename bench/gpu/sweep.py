@@ -1,6 +1,6 @@
 """Every kernel width at several chunk lengths, on random and standard steps: what fit_prices.py fits gpu_rule's prices to.
 
-python3 bench/gpu/sweep.py --seeds 20260623,1 --chunks 128,192,256,384,512,768,1024,2048,4096,8192
+python3 bench/gpu/sweep.py --seeds 20260623,1 --chunks 64,128,192,256,384,512,768,1024,1536,2048,3072,4096,8192
 Ours and the read limit only. Not here: peers (sample.py), the fit (fit_prices.py).
 """
 import argparse
@@ -17,35 +17,37 @@ WIDTHS = (1, 2, 3, 4)  # 1 + KernelWidth
 WHOLE_ROWS = 1 << 20   # a chunk that cuts none
 WORKQUEUE, TILE_TOKENS = 4, 64  # a Route; as gpu_rule cuts
 LEAST_RAGGED = 1.2     # longest row by the shortest, below which equal counts are equal chunks
+LEAST_COUNTED, MOST_COUNTED = 512, 4096  # tokens of the longest row's tasks in equal counts
+MOST_TASKS = 1 << 15    # of cut rows
 CALLS, ROUNDS = 8, 4   # of a graph; the first round warms up
 
 
 def named_steps(seeds):
     steps = [(f"S{seed} {step.name}", step) for seed in seeds for step in step_cases.random_steps(200, seed)]
+    steps += [(f"G {step.name}", step) for step in step_cases.grid_steps()]
     return steps + [(step.name, step) for step in step_cases.standard_steps()]
 
 
-def cuts(step, chunks, cut):
-    """{key: overrides of pkv_peer.PeerCase}: equal chunks ("C"), or equal counts of them a row ("qN"). Plans that
-    repeat another are left out."""
+def cuts(step, chunks):
+    """{key: overrides of pkv_peer.PeerCase}: equal chunks ("C"), and equal counts of them a row ("qN") where rows are
+    ragged. Plans that repeat another are left out, and many short tasks of long rows."""
     longest, found, last_splits = max(step.lens), {}, 0
     for chunk in sorted(chunks) + [WHOLE_ROWS]:
         splits = -(-longest // chunk)
-        if splits == last_splits:
+        if splits == last_splits or (splits > 1 and sum(step.lens) * step.hkv > MOST_TASKS * chunk):
             continue
         last_splits = splits
-        if cut == "split":
-            found[str(chunk)] = {"chunk_tokens": chunk}
-        elif splits > 1 and longest > LEAST_RAGGED * min(step.lens):
+        found[str(chunk)] = {"chunk_tokens": chunk}
+        if splits > 1 and LEAST_COUNTED <= chunk <= MOST_COUNTED and longest > LEAST_RAGGED * min(step.lens):
             found[f"q{splits}"] = {"route": WORKQUEUE, "splits": splits, "tile_tokens": TILE_TOKENS}
     return found
 
 
-def variants(bench, case, chunks, cut):
+def variants(bench, case, chunks):
     """{"width|key": graph} and the kernels' names; "0|0" is the rule's own choice."""
     graphs, kernels = {}, {}
     calls = max(case.layers, min(case.calls, CALLS)) // case.layers * case.layers
-    for key, overrides in {"0": {}, **cuts(case.step, chunks, cut)}.items():
+    for key, overrides in {"0": {}, **cuts(case.step, chunks)}.items():
         seen = set()
         for width in (0,) if key == "0" else WIDTHS:
             engine = bench.make("pkv", case, width=width, **overrides)
@@ -63,8 +65,7 @@ def variants(bench, case, chunks, cut):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", default="20260623,1")
-    parser.add_argument("--chunks", default="128,192,256,384,512,768,1024,2048,4096,8192")
-    parser.add_argument("--cut", choices=("split", "workqueue"), default="split")
+    parser.add_argument("--chunks", default="64,128,192,256,384,512,768,1024,1536,2048,3072,4096,8192")
     parser.add_argument("--part", default="0/1", help="I/N: every N-th step from the I-th, for several GPUs")
     parser.add_argument("--seconds", type=float, default=200.0)
     parser.add_argument("--json", default=os.path.join(os.environ.get("OUT", "/tmp"), "sweep.json"))
@@ -76,9 +77,7 @@ def main():
         if time.time() > end:
             print("out of time at", name)
             break
-        if args.cut != "split" and not cuts(step, chunks, args.cut):
-            continue
-        graphs, kernels = variants(bench, bench.case(step), chunks, args.cut)
+        graphs, kernels = variants(bench, bench.case(step), chunks)
         times = {key: [] for key in graphs}
         for i in range(ROUNDS):
             for key, graph in graphs.items():

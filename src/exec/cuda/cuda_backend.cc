@@ -180,6 +180,7 @@ Status Backend::enqueue_launches(const Plan& plan, const RunArgs& args, LayerPar
       if (!blocks.ok()) {
         return blocks.error();
       }
+      params.draws_tasks = *blocks < count;
       PKV_RETURN_IF_ERROR(cuda::launch(kernel, *blocks, &params, decode_entry(), stream_));
     } else {
       params.merges = merges + launch.begin;
@@ -206,7 +207,7 @@ Status Backend::enqueue(const Plan& plan, const RunArgs& args) {
     return not_loaded();
   }
   LayerParams params = layer_params(args);
-  step_.fill(params, loaded_capacity_, plan.merge_mode(), plan.counters().num_partial_slots, params.group_size);
+  step_.fill(params, loaded_capacity_, plan.merge_mode(), plan.counters().num_partial_slots, plan.shape());
   return enqueue_launches(plan, args, params);
 }
 

@@ -61,7 +61,7 @@ const KernelEntry& choose_kernel(const RunArgs& args, KernelWidth width, const C
 }
 
 std::int64_t merge_blocks(std::int64_t num_ranges, const AttentionShape& shape) {
-  return num_ranges * shape.num_q_heads * ceil_div(shape.head_dim, kMergeDims);
+  return num_ranges * shape.num_q_heads * merge_parts(shape.head_dim);
 }
 
 LayerParams layer_params(const RunArgs& args) {
@@ -87,6 +87,7 @@ LayerParams layer_params(const RunArgs& args) {
   params.num_kv_heads = shape.num_kv_heads;
   params.group_size = shape.group_size();
   params.head_dim = shape.head_dim;
+  params.merge_parts = merge_parts(shape.head_dim);
   params.scale = shape.scale();
   params.soft_cap = shape.logit_soft_cap.value_or(0.0F);
   params.q_type = element_type(args.q.dtype);

@@ -6,6 +6,12 @@
 // Traffic: (head_dim + 2) * 4 bytes a split, from the L2. A merge is one round trip of latency, so that
 // every load is issued before the first is used: a block has 64 dimensions of a head, its half warps share
 // the splits, eight loads each.
+//
+// Arrival. The merge kernel starts while decode kernels run and does not wait for their end, which costs a microsecond
+// more than their last store. Words of partial states are kAbsent until they are written, and become so again when they
+// have been read, each by the one thread that reads it; a reader asks again until all its words are there. It cannot
+// wait forever: its blocks start when all blocks of the decode kernel have, and after kMaxPolls it waits for their end.
+// No word needs an order with another, so there is no fence.
 #pragma once
 
 #include "exec/cuda/output.cuh"
@@ -15,6 +21,8 @@ namespace pkv::cuda {
 
 inline constexpr int kMergeBatch = 8;
 inline constexpr int kMergeLanes = kMergeDims / 4;   // that hold a split's elements
+inline constexpr int kMaxPolls = 256;    // that come to nothing
+inline constexpr unsigned kPollNs = 64;  // between two of await_state
 inline constexpr int kMergeWays = 32 / kMergeLanes;  // splits that a warp reads at once
 
 struct MergeState {
@@ -47,25 +55,57 @@ __device__ __forceinline__ MergeState join(const float2 (&ml)[kCount], const flo
   return state;
 }
 
-/// The splits first, first + stride, ... of a head's states, elements [d, d + 4).
+/// Where elements [d, d + 4) of a split's state and their copy of (m, l) lie.
+struct StateAddress {
+  float* acc;
+  float* ml;
+
+  __device__ StateAddress(const LayerParams& p, std::int32_t slot, std::int32_t group_idx, int d) {
+    const std::int64_t state = static_cast<std::int64_t>(slot) * p.group_size + group_idx;
+    acc = p.partial_acc + state * p.head_dim + d;
+    ml = p.partial_ml + (state * p.merge_parts + d / kMergeDims) * 2;
+  }
+};
+
+__device__ __forceinline__ bool is_absent(float word) { return __float_as_uint(word) == kAbsent; }
+__device__ __forceinline__ bool is_absent(const float2& words) { return is_absent(words.x) || is_absent(words.y); }
+__device__ __forceinline__ bool is_absent(const float4& words) {
+  return is_absent(words.x) || is_absent(words.y) || is_absent(words.z) || is_absent(words.w);
+}
+
+/// By one thread of those that need a state: asks for it now and then, which leaves the decode kernel alone.
+__device__ __forceinline__ void await_state(const StateAddress& state) {
+  for (int i = 0; i < kMaxPolls && is_absent(load_relaxed_2(state.ml)); ++i) {
+    __nanosleep(kPollNs);
+  }
+}
+
+/// The splits first, first + stride, ... of a head's states, elements [d, d + 4), as soon as they are there.
 __device__ __forceinline__ MergeState join_splits(const LayerParams& p, std::int32_t slot_begin, std::int32_t group_idx,
                                                   std::int32_t num_splits, int first, int stride, int d) {
   MergeState state;
   for (int s = first; s < num_splits; s += stride * kMergeBatch) {
     float2 ml[kMergeBatch];
     float4 acc[kMergeBatch];
+    bool absent = true;
+    for (int tries = 0; absent && tries <= kMaxPolls; ++tries) {
+      if (tries == kMaxPolls) {
+        wait_for_predecessor();
+      }
+      absent = false;
 #pragma unroll
-    for (int b = 0; b < kMergeBatch; ++b) {
-      const int split = s + b * stride;
-      ml[b] = make_float2(-INFINITY, 0.0F);
-      acc[b] = make_float4(0.0F, 0.0F, 0.0F, 0.0F);
-      if (split < num_splits) {
-        const std::int64_t at = static_cast<std::int64_t>(slot_begin + split) * p.group_size + group_idx;
-        ml[b] = __ldcg(reinterpret_cast<const float2*>(p.partial_ml + at * 2));
-        if (d < p.head_dim) {
-          acc[b] = __ldcg(reinterpret_cast<const float4*>(p.partial_acc + at * p.head_dim + d));
+      for (int b = 0; b < kMergeBatch; ++b) {
+        const int split = s + b * stride;
+        ml[b] = make_float2(-INFINITY, 0.0F);
+        acc[b] = make_float4(0.0F, 0.0F, 0.0F, 0.0F);
+        if (split < num_splits) {
+          const StateAddress at(p, slot_begin + split, group_idx, d);
+          ml[b] = load_relaxed_2(at.ml);
+          acc[b] = d < p.head_dim ? load_relaxed_4(at.acc) : acc[b];
         }
       }
+#pragma unroll
+      for (int b = 0; b < kMergeBatch; ++b) absent |= is_absent(ml[b]) || is_absent(acc[b]);
     }
     const MergeState batch = join(ml, acc);
     if (s == first) {
@@ -79,16 +119,36 @@ __device__ __forceinline__ MergeState join_splits(const LayerParams& p, std::int
   return state;
 }
 
-/// The whole of a (row, KV head) by one block, after its last split: each thread a head and 4 elements.
-__device__ __forceinline__ void merge_group(const LayerParams& p, std::int32_t row, std::int32_t kv_head,
+/// Behind join_splits of all threads that read the same (m, l): makes the states absent again.
+__device__ __forceinline__ void clear_splits(const LayerParams& p, std::int32_t slot_begin, std::int32_t group_idx,
+                                             std::int32_t num_splits, int first, int stride, int d) {
+  const float absent = __uint_as_float(kAbsent);
+  for (int s = first; s < num_splits && d < p.head_dim; s += stride) {
+    const StateAddress at(p, slot_begin + s, group_idx, d);
+    store_relaxed(at.acc, make_float4(absent, absent, absent, absent));
+    if (d % kMergeDims == 0) {
+      store_relaxed(at.ml, make_float2(absent, absent));
+    }
+  }
+}
+
+/// The whole of a (row, KV head) by one block, after its last split: each thread a head and 4 elements. Inlined, its
+/// registers would spill in the largest kernels.
+static __device__ __noinline__ void merge_group(const LayerParams& p, std::int32_t row, std::int32_t kv_head,
                                             std::int32_t slot_begin, std::int32_t num_splits) {
   const int quads = p.head_dim / 4;
-  for (int i = static_cast<int>(threadIdx.x); i < p.group_size * quads; i += static_cast<int>(blockDim.x)) {
-    const int head = i / quads;
-    const int d = (i - head * quads) * 4;
+  const auto for_each_quad = [&](auto visit) {
+    for (int i = static_cast<int>(threadIdx.x); i < p.group_size * quads; i += static_cast<int>(blockDim.x)) {
+      const int head = i / quads;
+      visit(head, (i - head * quads) * 4);
+    }
+  };
+  for_each_quad([&](int head, int d) {
     const MergeState state = join_splits(p, slot_begin, head, num_splits, 0, 1, d);
     finish_head(p, row, kv_head * p.group_size + head, d, state.m, state.l, state.acc);
-  }
+  });
+  __syncthreads();
+  for_each_quad([&](int head, int d) { clear_splits(p, slot_begin, head, num_splits, 0, 1, d); });
 }
 
 /// Called by all threads of a block when it has stored a task's partial states: the block that finds all

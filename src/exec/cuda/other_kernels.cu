@@ -23,12 +23,18 @@ __global__ void __launch_bounds__(32 * kWarps) merge_splits_kernel(const __grid_
   const int kv_head = q_head / p.group_size;
   const int slot_begin = range.slot_begin + kv_head * range.num_splits;
   const int d = (static_cast<int>(blockIdx.x) % parts) * kMergeDims + lane * 4;
-  wait_for_predecessor();
+  if (range.num_splits == 0) {  // the output depends on no state, but may be in use yet
+    wait_for_predecessor();
+  }
   if (range.row < 0) {
     return;
   }
-  const MergeState state =
-      join_splits(p, slot_begin, q_head - kv_head * p.group_size, range.num_splits, way, kWays, d);
+  const int group_idx = q_head - kv_head * p.group_size;
+  if (lane == 0 && way < range.num_splits) {
+    await_state(StateAddress(p, slot_begin + (range.num_splits - 1 - way) / kWays * kWays + way, group_idx, d));
+  }
+  __syncwarp();
+  const MergeState state = join_splits(p, slot_begin, group_idx, range.num_splits, way, kWays, d);
   accs[way][lane] = state.acc;
   if (lane == 0) {
     mls[way] = make_float2(state.m, state.l);
@@ -44,6 +50,11 @@ __global__ void __launch_bounds__(32 * kWarps) merge_splits_kernel(const __grid_
     }
     const MergeState all = join(ml, acc);
     finish_head(p, range.row, q_head, d, all.m, all.l, all.acc);
+  }
+  clear_splits(p, slot_begin, group_idx, range.num_splits, way, kWays, d);
+  // Whoever comes next waits for this kernel only: what the decode kernel does beyond partial states must be done, too.
+  if (range.all_split == 0 || p.draws_tasks) {
+    wait_for_predecessor();
   }
 }
 

@@ -26,7 +26,7 @@ struct alignas(16) DeviceMerge {
   std::int32_t row = -1;  // -1: nothing to do
   std::int32_t slot_begin = 0;
   std::int32_t num_splits = 0;
-  std::int32_t unused = 0;
+  std::int32_t all_split = 0;  // 1: the step's tasks write nothing but partial states
 };
 static_assert(sizeof(DeviceMerge) == 16);
 
@@ -41,6 +41,13 @@ struct ByteStrides {
 /// ranges * query heads * ceil(head_dim / kMergeDims).
 inline constexpr std::int32_t kMergeDims = 64;
 
+/// Blocks of the merge kernel a head: each reads a copy of (m, l) of its own.
+constexpr std::int32_t merge_parts(std::int32_t head_dim) { return (head_dim + kMergeDims - 1) / kMergeDims; }
+
+/// A word of a partial state that has not been written, or has been read: a NaN that no state contains. Every byte is
+/// the same, for cudaMemset.
+inline constexpr std::uint32_t kAbsent = 0xFFFFFFFFU;
+
 enum class ElementType : std::int32_t { kF32, kF16, kBF16 };
 
 /// One layer of one step. Passed by value as a __grid_constant__.
@@ -54,9 +61,10 @@ struct LayerParams {
   void* out = nullptr;
   float* lse = nullptr;              // null: not wanted
   const float* sinks = nullptr;      // null: none
-  float* partial_ml = nullptr;       // [slot][group_size][2]
-  float* partial_acc = nullptr;      // [slot][group_size][head_dim]
+  float* partial_ml = nullptr;       // [slot][group_size][merge_parts][2], all the same; absent between launches
+  float* partial_acc = nullptr;      // [slot][group_size][head_dim]; absent between launches
   std::int32_t num_tasks = 0;        // of this launch; the grid may be smaller
+  bool draws_tasks = false;          // the decode kernel's grid is smaller than the list
   std::int32_t* queue = nullptr;     // tasks drawn beyond the grid, blocks that have left; 0 between launches
   std::int32_t* finished = nullptr;  // [row][kv head]: splits done so far; null: merges are separate
   std::int64_t q_row_stride = 0;     // elements, as are the next three
@@ -71,6 +79,7 @@ struct LayerParams {
   std::int32_t num_kv_heads = 0;
   std::int32_t group_size = 0;
   std::int32_t head_dim = 0;
+  std::int32_t merge_parts = 0;  // of head_dim
   float scale = 1.0F;
   float soft_cap = 0.0F;  // 0: none
   ElementType q_type = ElementType::kF16;

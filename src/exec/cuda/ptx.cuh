@@ -131,6 +131,29 @@ __device__ __forceinline__ void wait_for_predecessor() {
 #endif
 }
 
+/// Words that other blocks write or read meanwhile: each is seen whole, in no order.
+__device__ __forceinline__ float4 load_relaxed_4(const float* from) {
+  float4 value;
+  asm volatile("ld.relaxed.gpu.global.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(value.x), "=f"(value.y), "=f"(value.z), "=f"(value.w)
+               : "l"(from)
+               : "memory");
+  return value;
+}
+__device__ __forceinline__ float2 load_relaxed_2(const float* from) {
+  float2 value;
+  asm volatile("ld.relaxed.gpu.global.v2.f32 {%0, %1}, [%2];" : "=f"(value.x), "=f"(value.y) : "l"(from) : "memory");
+  return value;
+}
+__device__ __forceinline__ void store_relaxed(float* to, const float4& value) {
+  asm volatile("st.relaxed.gpu.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(to), "f"(value.x), "f"(value.y),
+               "f"(value.z), "f"(value.w)
+               : "memory");
+}
+__device__ __forceinline__ void store_relaxed(float* to, const float2& value) {
+  asm volatile("st.relaxed.gpu.global.v2.f32 [%0], {%1, %2};" ::"l"(to), "f"(value.x), "f"(value.y) : "memory");
+}
+
 /// A barrier object in shared memory that one thread arrives at: what it wrote before is seen by all who find
 /// the phase of that parity complete.
 __device__ __forceinline__ void init_flag(std::uint32_t flag) {

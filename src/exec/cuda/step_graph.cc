@@ -53,7 +53,7 @@ Status StepGraph::check_bounds(const Plan& plan, const BatchState& batch) const 
 
 Status StepGraph::enqueue_layer(const RunArgs& layer) const {
   LayerParams params = layer_params(layer);
-  step_.fill(params, sizes().capacity, merge_, bounds_.max_partial_slots, params.group_size);
+  step_.fill(params, sizes().capacity, merge_, bounds_.max_partial_slots, shape_);
   if (bounds_.max_tasks > 0) {
     const KernelEntry& kernel = choose_kernel(layer, width_, backend_.device_);
     params.num_tasks = bounds_.max_tasks;
@@ -61,6 +61,7 @@ Status StepGraph::enqueue_layer(const RunArgs& layer) const {
     if (!blocks.ok()) {
       return blocks.error();
     }
+    params.draws_tasks = *blocks < params.num_tasks;
     PKV_RETURN_IF_ERROR(cuda::launch(kernel, *blocks, &params, backend_.decode_entry(), backend_.stream_));
   }
   if (merge_ == MergeMode::kSeparate && bounds_.max_merges > 0) {

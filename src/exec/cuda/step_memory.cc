@@ -8,13 +8,24 @@ namespace {
 
 constexpr std::int64_t kQueueBytes = 256;  // the counters that tasks are drawn by, on lines of their own
 
-std::int64_t ml_bytes(std::int64_t slots, std::int32_t group_size) {
-  return round_up<std::int64_t>(slots * group_size * 2 * static_cast<std::int64_t>(sizeof(float)), 256);
+std::int64_t ml_bytes(std::int64_t slots, const AttentionShape& shape) {
+  const std::int64_t words = slots * shape.group_size() * merge_parts(shape.head_dim) * 2;
+  return round_up<std::int64_t>(words * static_cast<std::int64_t>(sizeof(float)), 256);
 }
 
 std::int64_t partial_bytes(std::int64_t slots, const AttentionShape& shape) {
-  return ml_bytes(slots, shape.group_size()) +
+  return ml_bytes(slots, shape) +
          slots * shape.group_size() * shape.head_dim * static_cast<std::int64_t>(sizeof(float));
+}
+
+/// At least so many bytes, all of them of one value when it grows.
+Status reserve_filled(DeviceBuffer& buffer, std::int64_t bytes, int value, const char* what) {
+  if (buffer.size() >= bytes) {
+    return {};
+  }
+  PKV_RETURN_IF_ERROR(buffer.reserve(bytes, what));
+  PKV_RETURN_IF_ERROR(check(cudaMemset(buffer.data(), value, static_cast<std::size_t>(buffer.size())), "cudaMemset"));
+  return check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
 }
 
 }  // namespace
@@ -43,15 +54,10 @@ Status StepMemory::make_stagings(std::int64_t bytes) {
 Status StepMemory::reserve(const StepSizes& sizes, const AttentionShape& shape) {
   PKV_RETURN_IF_ERROR(make_stagings(sizes.capacity.bytes()));
   PKV_RETURN_IF_ERROR(step_.reserve(sizes.capacity.bytes(), "tasks and page ids"));
-  PKV_RETURN_IF_ERROR(partials_.reserve(partial_bytes(sizes.partial_slots, shape), "partial states"));
+  PKV_RETURN_IF_ERROR(reserve_filled(partials_, partial_bytes(sizes.partial_slots, shape),
+                                     static_cast<int>(kAbsent & 0xFFU), "partial states"));
   const std::int64_t counter_bytes = kQueueBytes + sizes.finish_counters * static_cast<std::int64_t>(sizeof(std::int32_t));
-  if (counters_.size() >= counter_bytes) {
-    return {};
-  }
-  PKV_RETURN_IF_ERROR(counters_.reserve(counter_bytes, "counters"));
-  PKV_RETURN_IF_ERROR(
-      check(cudaMemset(counters_.data(), 0, static_cast<std::size_t>(counters_.size())), "cudaMemset"));
-  return check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+  return reserve_filled(counters_, counter_bytes, 0, "counters");
 }
 
 bool StepMemory::fits(const StepSizes& sizes, const AttentionShape& shape) const {
@@ -80,12 +86,12 @@ Status StepMemory::load(const Plan& plan, const BatchState& batch, const StepCap
 }
 
 void StepMemory::fill(LayerParams& params, const StepCapacity& capacity, MergeMode merge, std::int64_t partial_slots,
-                      std::int32_t group_size) const {
+                      const AttentionShape& shape) const {
   params.tasks = reinterpret_cast<const DeviceTask*>(step_.data());
   params.merges = reinterpret_cast<const DeviceMerge*>(step_.data() + capacity.merges_offset());
   params.page_ids = reinterpret_cast<const std::int32_t*>(step_.data() + capacity.page_ids_offset());
   params.partial_ml = reinterpret_cast<float*>(partials_.data());
-  params.partial_acc = reinterpret_cast<float*>(partials_.data() + ml_bytes(partial_slots, group_size));
+  params.partial_acc = reinterpret_cast<float*>(partials_.data() + ml_bytes(partial_slots, shape));
   params.queue = reinterpret_cast<std::int32_t*>(counters_.data());
   params.finished =
       merge == MergeMode::kFused ? reinterpret_cast<std::int32_t*>(counters_.data() + kQueueBytes) : nullptr;

@@ -30,7 +30,7 @@ class StepMemory {
 
   /// The addresses of the loaded (or to be loaded) step in a layer's parameters.
   void fill(LayerParams& params, const StepCapacity& capacity, MergeMode merge, std::int64_t partial_slots,
-            std::int32_t group_size) const;
+            const AttentionShape& shape) const;
 
  private:
   // Copies in flight at once: load() waits for the oldest only when all are.
