@@ -1,6 +1,6 @@
 """Fits the constants of src/cost/gpu_kernels.cc to what sweep.py measured, and prints them as the table there.
 
-python3 bench/gpu/fit_prices.py sweep.json... [--seeds 20260623,1] [--rounds 1500]
+python3 bench/gpu/fit_prices.py sweep.json[@bytes a us]... [--seeds 20260623,1] [--rounds 1500]
 Least squares of log times first, then random steps that lower the regret of the choice (the chosen time over the best
 measured one) with a little of the error. The formula is gpu_price. Needs NumPy and SciPy, no GPU.
 """
@@ -14,8 +14,8 @@ from scipy.optimize import least_squares
 
 import step_cases
 
-SMS = 132                  # of the machine that was measured
-READ_BYTES_PER_US = 3.2e6  # kReadBytesPerUs of gpu_kernels.cc, all SMs together: where the fit ends when it is free
+SMS = 132                  # of the machines that were measured
+READ_BYTES_PER_US = 3.2e6  # of an H100; an H200 has 4.5e6
 BINS, MAX_WAVES, TILE = 32, 64, 64  # as in gpu_kernels.cc and gpu_rule.cc
 # Blocks an SM by class (head dimension, group) and width; 0: no kernel. tests/unit/exec_cuda compares them.
 BLOCKS = {(64, 8): (1, 2, 5, 12), (64, 16): (1, 2, 0, 10), (64, 32): (1, 2, 0, 0), (128, 8): (1, 2, 4, 8),
@@ -73,7 +73,7 @@ class Sizes:
         return found
 
 
-Measured = collections.namedtuple("Measured", "name width sizes step us")
+Measured = collections.namedtuple("Measured", "name width sizes step us read_rate")
 
 
 class Table:
@@ -94,6 +94,7 @@ class Table:
         self.longest = np.array([float(m.sizes.longest) for m in measured])
         self.last = np.array([m.sizes.last() for m in measured])
         self.bytes = self.tokens * np.array([m.step.d * 4 for m in measured])
+        self.read_us = self.bytes / np.array([m.read_rate for m in measured])
         self.merges = np.array([float(m.sizes.slots > 0) for m in measured])
         self.merge_mb = np.array([m.sizes.slots * m.step.group * m.step.d * 4e-6 for m in measured])
         self.wave = np.zeros((len(measured), MAX_WAVES))
@@ -114,21 +115,22 @@ class Prices:
         n, v = len(table.widths), np.exp(x)
         self.blocks, self.widths = table.blocks, table.widths
         self.task, self.token, self.uneven = v[:n], v[n:2 * n], v[2 * n:3 * n]
-        self.start, self.merge, self.merge_mb, self.evening, self.sparing = v[3 * n:]
+        self.start, self.overlap, self.merge, self.merge_mb, self.evening, self.sparing = v[3 * n:]
 
     def us(self, t):
         task, token, uneven = self.task[t.width], self.token[t.width] * 1e-3, self.uneven[t.width]
         busy = np.maximum((t.tasks * task + t.tokens * token) / t.servers, task + token * t.longest)
         busy = np.maximum(busy, (t.wave * task[:, None] + t.wave_tokens * token[:, None]).max(1))
         full = np.minimum(1.0, t.servers / t.tasks) ** self.evening * np.minimum(1.0, t.tasks / t.servers) ** self.sparing
-        read = t.bytes / READ_BYTES_PER_US * (1 + uneven * full * t.last * t.tasks / np.maximum(t.tokens, 1))
-        return self.start + np.hypot(read, busy) + self.merge * t.merges + self.merge_mb * t.merge_mb
+        read = t.read_us * (1 + uneven * full * t.last * t.tasks / np.maximum(t.tokens, 1))
+        start = self.start - self.overlap * (2 * t.tasks <= t.servers)
+        return start + np.hypot(read, busy) + self.merge * t.merges + self.merge_mb * t.merge_mb
 
     def line(self, cls):
         widths = ["{}"] * 4
         for i, w in enumerate(self.widths):
             widths[w] = f"{{{self.blocks[w]}, {self.task[i]:.2f}, {self.token[i]:.2f}, {self.uneven[i]:.3f}}}"
-        return (f"    {{{cls[0]}, {cls[1]}, {self.start:.2f}, {self.merge:.2f}, {self.merge_mb:.2f}, "
+        return (f"    {{{cls[0]}, {cls[1]}, {self.start:.2f}, {self.overlap:.2f}, {self.merge:.2f}, {self.merge_mb:.2f}, "
                 f"{self.evening:.2f}, {self.sparing:.2f}, {{{{{', '.join(widths)}}}}}}},")
 
 
@@ -138,6 +140,7 @@ def load(paths, seeds):
     steps.update({step.name: step for step in step_cases.standard_steps()})
     measured = collections.defaultdict(list)
     for path in paths:
+        path, _, rate = path.partition("@")
         with open(path) as file:
             rows = json.load(file)
         for row in rows:
@@ -148,7 +151,8 @@ def load(paths, seeds):
                 width, cut = key.split("|")
                 if BLOCKS[class_of(step)][int(width) - 1]:
                     sizes.setdefault(cut, Sizes(step, cut))
-                    measured[class_of(step)].append(Measured(row["name"], int(width) - 1, sizes[cut], step, us))
+                    measured[class_of(step)].append(Measured(row["name"] + rate, int(width) - 1, sizes[cut], step, us,
+                                                            float(rate or READ_BYTES_PER_US)))
     return measured
 
 
@@ -165,10 +169,10 @@ def fit(cls, table, rounds):
     k = 3 * n
     token = TOKEN_NS[cls[0]] * cls[1] / 8
     x = np.log(np.array([3.5] * n + [token * table.blocks[w] for w in table.widths] + [0.06] * n
-                        + [2.0, 0.8, 0.4, 0.7, 0.7]))
+                        + [2.0, 0.5, 0.5, 0.4, 0.7, 0.7]))
     low, high = x - 2.5, x + 2.5
     low[2 * n:k], high[2 * n:k] = math.log(0.002), math.log(0.6)
-    low[k:], high[k:] = np.log([0.8, 0.3, 0.02, 0.05, 0.02]), np.log([4.0, 1.9, 5.0, 1.0, 4.0])  # evening above 1: dearer with more SMs
+    low[k:], high[k:] = np.log([0.8, 0.05, 0.05, 0.02, 0.05, 0.02]), np.log([5.0, 2.0, 1.9, 5.0, 1.0, 4.0])  # evening above 1: dearer with more SMs
     x = least_squares(lambda y: table.near * np.log(Prices(y, table).us(table) / table.us), x, bounds=(low, high),
                       loss="soft_l1", f_scale=0.05, max_nfev=30).x
 

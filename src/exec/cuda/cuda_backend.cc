@@ -184,8 +184,10 @@ Status Backend::enqueue_launches(const Plan& plan, const RunArgs& args, LayerPar
       PKV_RETURN_IF_ERROR(cuda::launch(kernel, *blocks, &params, decode_entry(), stream_));
     } else {
       params.merges = merges + launch.begin;
-      PKV_RETURN_IF_ERROR(cuda::launch(merge_kernel(plan.max_splits()), merge_blocks(count, plan.shape()), &params,
-                                       merge_entry(), stream_));
+      params.num_merges = static_cast<std::int32_t>(count);
+      const MergeEntry& merge = merge_kernel(plan.max_splits());
+      PKV_RETURN_IF_ERROR(
+          cuda::launch(merge.kernel, merge_blocks(merge, count, plan.shape()), &params, merge_entry(), stream_));
     }
   }
   return {};

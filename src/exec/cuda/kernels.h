@@ -48,8 +48,13 @@ const KernelEntry* find_mma_kernel(ElementType type, std::int32_t head_dim, std:
                                    std::int64_t shared_bytes);
 /// Serves everything.
 const KernelEntry& simple_kernel(ElementType type);
+
+struct MergeEntry {
+  KernelEntry kernel;
+  std::int32_t units_per_block = 1;  // (merge range, query head, kMergeDims dimensions)
+};
 /// Grid: merge_blocks of launch.h.
-const KernelEntry& merge_kernel(std::int32_t max_splits);
+const MergeEntry& merge_kernel(std::int32_t max_splits);
 
 /// Reads what `read_pages` of cuda.h describes: params of page_read.cuh.
 struct PageReadParams {

@@ -60,8 +60,8 @@ const KernelEntry& choose_kernel(const RunArgs& args, KernelWidth width, const C
   return simple_kernel(type);
 }
 
-std::int64_t merge_blocks(std::int64_t num_ranges, const AttentionShape& shape) {
-  return num_ranges * shape.num_q_heads * merge_parts(shape.head_dim);
+std::int64_t merge_blocks(const MergeEntry& merge, std::int64_t num_ranges, const AttentionShape& shape) {
+  return ceil_div<std::int64_t>(num_ranges * shape.num_q_heads * merge_parts(shape.head_dim), merge.units_per_block);
 }
 
 LayerParams layer_params(const RunArgs& args) {

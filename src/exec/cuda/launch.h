@@ -26,7 +26,7 @@ enum class DecodeEntry : std::uint8_t { kChosen, kAfter, kDependent };
 const KernelEntry& choose_kernel(const RunArgs& args, KernelWidth width, const CudaDevice& device);
 
 /// Blocks of a merge launch over that many ranges.
-std::int64_t merge_blocks(std::int64_t num_ranges, const AttentionShape& shape);
+std::int64_t merge_blocks(const MergeEntry& merge, std::int64_t num_ranges, const AttentionShape& shape);
 
 /// Everything about a layer that does not depend on where the step lies.
 LayerParams layer_params(const RunArgs& args);

@@ -7,27 +7,30 @@
 namespace pkv::cuda {
 namespace {
 
-/// One block a (merge range, query head, 64 dimensions).
-template <int kWarps>
-__global__ void __launch_bounds__(32 * kWarps) merge_splits_kernel(const __grid_constant__ LayerParams p) {
-  constexpr int kWays = kWarps * kMergeWays;
-  __shared__ float4 accs[kWays][kMergeLanes];
-  __shared__ float2 mls[kWays];
+/// A unit is a (merge range, query head, 64 dimensions); it has kUnitWarps warps of a block of kUnits units. With many
+/// units and few splits a warp a unit is enough, and the fewer blocks all start beside the decode kernel's.
+template <int kUnits, int kUnitWarps>
+__global__ void __launch_bounds__(32 * kUnits * kUnitWarps) merge_splits_kernel(const __grid_constant__ LayerParams p) {
+  static_assert(kUnits == 1 || kUnitWarps == 1);
+  constexpr int kWays = kUnitWarps * kMergeWays;
+  __shared__ float4 all_accs[kUnits][kWays][kMergeLanes];
+  __shared__ float2 all_mls[kUnits][kWays];
   start_dependents();
-  const int parts = (p.head_dim + kMergeDims - 1) / kMergeDims;
-  const int unit = static_cast<int>(blockIdx.x) / parts;
-  const int q_head = unit % p.num_q_heads;
-  const DeviceMerge range = p.merges[unit / p.num_q_heads];
+  const int place = static_cast<int>(threadIdx.x) / (32 * kUnitWarps);  // of the unit in the block
+  const int unit = static_cast<int>(blockIdx.x) * kUnits + place;
+  const int q_head = unit / p.merge_parts % p.num_q_heads;
+  const int range_idx = unit / (p.merge_parts * p.num_q_heads);
+  const DeviceMerge range = range_idx < p.num_merges ? p.merges[range_idx] : DeviceMerge{};
   const int lane = static_cast<int>(threadIdx.x) % kMergeLanes;
-  const int way = static_cast<int>(threadIdx.x) / kMergeLanes;
+  const int way = static_cast<int>(threadIdx.x) % (32 * kUnitWarps) / kMergeLanes;
   const int kv_head = q_head / p.group_size;
   const int slot_begin = range.slot_begin + kv_head * range.num_splits;
-  const int d = (static_cast<int>(blockIdx.x) % parts) * kMergeDims + lane * 4;
+  const int d = unit % p.merge_parts * kMergeDims + lane * 4;
   if (range.num_splits == 0) {  // the output depends on no state, but may be in use yet
     wait_for_predecessor();
   }
   if (range.row < 0) {
-    return;
+    return;  // all threads of the unit
   }
   const int group_idx = q_head - kv_head * p.group_size;
   if (lane == 0 && way < range.num_splits) {
@@ -35,11 +38,17 @@ __global__ void __launch_bounds__(32 * kWarps) merge_splits_kernel(const __grid_
   }
   __syncwarp();
   const MergeState state = join_splits(p, slot_begin, group_idx, range.num_splits, way, kWays, d);
+  auto& accs = all_accs[place];
+  auto& mls = all_mls[place];
   accs[way][lane] = state.acc;
   if (lane == 0) {
     mls[way] = make_float2(state.m, state.l);
   }
-  __syncthreads();
+  if constexpr (kUnitWarps == 1) {
+    __syncwarp();
+  } else {
+    __syncthreads();
+  }
   if (way == 0 && d < p.head_dim) {
     float2 ml[kWays];
     float4 acc[kWays];
@@ -103,19 +112,23 @@ const KernelEntry& simple_kernel(ElementType type) {
   return entries[static_cast<int>(type)];
 }
 
-template <int kWarps>
-KernelEntry merge_entry(const char* name) {
-  return {.name = name,
-          .function = reinterpret_cast<const void*>(&merge_splits_kernel<kWarps>),
-          .threads = 32 * kWarps,
-          .shared_bytes = 0,
-          .blocks_per_sm = 3};
+template <int kUnits, int kUnitWarps>
+MergeEntry merge_entry(const char* name) {
+  return {.kernel = {.name = name,
+                     .function = reinterpret_cast<const void*>(&merge_splits_kernel<kUnits, kUnitWarps>),
+                     .threads = 32 * kUnits * kUnitWarps,
+                     .shared_bytes = 0,
+                     .blocks_per_sm = 3},
+          .units_per_block = kUnits};
 }
 
-const KernelEntry& merge_kernel(std::int32_t max_splits) {
-  static const KernelEntry few = merge_entry<4>("merge w4");
-  static const KernelEntry many = merge_entry<8>("merge w8");
-  return max_splits <= 4 * kMergeWays * kMergeBatch ? few : many;  // one round of loads, if that can be
+// The one with the fewest warps that asks for all splits in one round of loads, if that can be.
+const MergeEntry& merge_kernel(std::int32_t max_splits) {
+  static const MergeEntry few = merge_entry<4, 1>("merge u4 w1");
+  static const MergeEntry more = merge_entry<1, 4>("merge u1 w4");
+  static const MergeEntry many = merge_entry<1, 8>("merge u1 w8");
+  const auto fits = [&](std::int32_t warps) { return max_splits <= warps * kMergeWays * kMergeBatch; };
+  return fits(1) ? few : fits(4) ? more : many;
 }
 
 const KernelEntry& page_read_kernel() {

@@ -64,6 +64,7 @@ struct LayerParams {
   float* partial_ml = nullptr;       // [slot][group_size][merge_parts][2], all the same; absent between launches
   float* partial_acc = nullptr;      // [slot][group_size][head_dim]; absent between launches
   std::int32_t num_tasks = 0;        // of this launch; the grid may be smaller
+  std::int32_t num_merges = 0;       // likewise
   bool draws_tasks = false;          // the decode kernel's grid is smaller than the list
   std::int32_t* queue = nullptr;     // tasks drawn beyond the grid, blocks that have left; 0 between launches
   std::int32_t* finished = nullptr;  // [row][kv head]: splits done so far; null: merges are separate

@@ -65,7 +65,9 @@ Status StepGraph::enqueue_layer(const RunArgs& layer) const {
     PKV_RETURN_IF_ERROR(cuda::launch(kernel, *blocks, &params, backend_.decode_entry(), backend_.stream_));
   }
   if (merge_ == MergeMode::kSeparate && bounds_.max_merges > 0) {
-    PKV_RETURN_IF_ERROR(cuda::launch(merge_kernel(bounds_.max_splits), merge_blocks(bounds_.max_merges, shape_), &params,
+    params.num_merges = bounds_.max_merges;
+    const MergeEntry& merge = merge_kernel(bounds_.max_splits);
+    PKV_RETURN_IF_ERROR(cuda::launch(merge.kernel, merge_blocks(merge, bounds_.max_merges, shape_), &params,
                                      backend_.merge_entry(), backend_.stream_));
   }
   return {};
