@@ -90,6 +90,9 @@ class Table:
         self.us = np.array([m.us for m in measured])
         self.servers = np.array([float(SMS * self.blocks[m.width]) for m in measured])
         self.tasks = np.array([m.sizes.counts.sum() for m in measured])
+        # Tasks that leave room for the next kernel's: as overlap_tasks of gpu_kernels.cc.
+        shares = np.where(np.array(self.blocks) > 1, 1.0, 0.5 if cls[0] <= 128 and cls[1] <= 8 else 0.28)
+        self.overlaps = self.tasks <= SMS * shares[[m.width for m in measured]]
         self.tokens = np.array([m.sizes.sums.sum() for m in measured])
         self.longest = np.array([float(m.sizes.longest) for m in measured])
         self.last = np.array([m.sizes.last() for m in measured])
@@ -123,7 +126,7 @@ class Prices:
         busy = np.maximum(busy, (t.wave * task[:, None] + t.wave_tokens * token[:, None]).max(1))
         full = np.minimum(1.0, t.servers / t.tasks) ** self.evening * np.minimum(1.0, t.tasks / t.servers) ** self.sparing
         read = t.read_us * (1 + uneven * full * t.last * t.tasks / np.maximum(t.tokens, 1))
-        start = self.start - self.overlap * (2 * t.tasks <= t.servers)
+        start = self.start - self.overlap * t.overlaps
         return start + np.hypot(read, busy) + self.merge * t.merges + self.merge_mb * t.merge_mb
 
     def line(self, cls):

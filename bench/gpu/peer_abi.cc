@@ -104,7 +104,7 @@ class Peer {
   }
 
   [[nodiscard]] PlanOptions options() const {
-    PlanOptions options = gpu_rule(batch_, backend_->num_workers());
+    PlanOptions options = gpu_rule(batch_, backend_->gpu_machine());
     if (case_.chunk_tokens > 0) {
       std::int32_t longest = 1;
       for (const std::int32_t len : batch_.seq_lens()) longest = std::max(longest, len);

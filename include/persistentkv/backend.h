@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "persistentkv/batch.h"
+#include "persistentkv/gpu_machine.h"
 #include "persistentkv/layout.h"
 #include "persistentkv/plan.h"
 #include "persistentkv/result.h"
@@ -97,6 +98,8 @@ class Backend {
   [[nodiscard]] virtual Capabilities capabilities() const = 0;
   /// Workers (CPU) or SMs (GPU) that a plan should keep busy.
   [[nodiscard]] virtual std::int32_t num_workers() const = 0;
+  /// What gpu_rule needs to know; means nothing on a CPU.
+  [[nodiscard]] virtual GpuMachine gpu_machine() const { return num_workers(); }
   /// Where the tensors of run() lie (q, K, V, out, lse, sinks); null: in host memory. Lengths and the
   /// block table of a BatchState are host memory for every backend.
   virtual DeviceMemory* device_memory() { return nullptr; }

@@ -26,6 +26,8 @@ struct CudaDevice {
   std::int32_t compute_minor = 0;
   std::int32_t num_sms = 0;
   std::int64_t memory_bytes = 0;
+  /// What streaming reads reach: 0.955 of the memory's clock and width; 0: the driver does not say.
+  double read_bytes_per_us = 0.0;
   std::int64_t l2_bytes = 0;
   /// Shared memory that one block may have, after opting in.
   std::int64_t shared_bytes_per_block = 0;

@@ -13,6 +13,7 @@
 #include "persistentkv/backend.h"
 #include "persistentkv/batch.h"
 #include "persistentkv/dtype.h"
+#include "persistentkv/gpu_machine.h"
 #include "persistentkv/layout.h"
 #include "persistentkv/plan.h"
 #include "persistentkv/price.h"
@@ -21,11 +22,11 @@
 
 namespace pkv {
 
-/// How a step is divided on a GPU with `num_sms` SMs: a rule in place of a calibrated policy. Splits rows so
+/// How a step is divided on a GPU: a rule in place of a calibrated policy. Splits rows so
 /// that few long tasks or many short ones alike keep every SM reading until the end, and no row more than
 /// that. Route split (equal chunks) or, for rows of unlike lengths, workqueue (equal counts), or the best of the one
-/// of these two that is named. For AttentionShape and lengths of any kind; measured on an H100 (docs/performance.md).
-PlanOptions gpu_rule(const BatchState& batch, std::int32_t num_sms, std::optional<Route> route = std::nullopt);
+/// of these two that is named. For AttentionShape and lengths of any kind; measured on an H100 and an H200 (docs/performance.md).
+PlanOptions gpu_rule(const BatchState& batch, const GpuMachine& machine, std::optional<Route> route = std::nullopt);
 
 /// Read bandwidth of all workers together by the bytes of K (or V) that a task reads in one go, as the decode
 /// kernel reads them. Facts of a machine; the defaults are 2 cores of a Zen 4 server (docs/decisions/0006).

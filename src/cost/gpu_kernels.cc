@@ -1,8 +1,8 @@
-// Prices fitted to 829 steps on an H100: 29 of ../shared/gpu and the random samples of bench/gpu with seeds 20260623,
-// 1, 2 and 3, each in equal chunks of 128 to 8192 tokens or uncut, ragged ones in equal counts, too, and run by every
-// kernel of its class (bench/gpu/sweep.py, fit_prices.py; the standard steps weighed six times). On them the cheapest
-// by price is 1.0% slower than the fastest on average, 5% at the 95th percentile, 20% at worst; prices err by 5 to 11%
-// at the median. Not here: the search (gpu_rule.cc).
+// Prices fitted to 842 steps on an H200 and 232 on an H100: the random samples of bench/gpu with seeds 20260623, 1 and
+// 2, a grid of small steps of equal rows, and 29 of ../shared/gpu (six times the weight), each in equal chunks of 64 to
+// 8192 tokens or uncut, ragged ones in equal counts, too, and run by every kernel of its class (bench/gpu/sweep.py,
+// fit_prices.py). On them the cheapest by price is 2.4% slower than the fastest on average (most on steps of under 10
+// us), 13% at the 95th percentile; prices err by 4 to 9% at the median of a class. Not here: the search (gpu_rule.cc).
 #include "cost/gpu_kernels.h"
 
 #include <algorithm>
@@ -12,49 +12,53 @@
 namespace pkv {
 namespace {
 
-constexpr double kReadBytesPerUs = 3.2e6 / 132;  // of an SM, when all read
-constexpr std::int64_t kMaxWaves = 64;           // looked at one by one
+constexpr double kLeastStartUs = 0.3;
+constexpr std::int64_t kMaxWaves = 64;  // looked at one by one
 
-// head_dim, group, start, merge, merge a MB, evening, sparing, then {blocks, task us, token ns, uneven}: wide, half,
-// quarter, single.
+// head_dim, group, start, overlap, merge, merge a MB, evening, sparing, then {blocks, task us, token ns, uneven}: wide,
+// half, quarter, single.
 constexpr GpuKernelClass kClasses[] = {
     {64,
      8,
-     1.22,
+     2.50,
+     1.67,
+     0.23,
      1.41,
-     0.42,
-     0.59,
-     1.92,
-     {{{1, 2.54, 3.99, 0.209}, {2, 3.31, 6.72, 0.116}, {5, 3.09, 15.33, 0.185}, {12, 3.81, 41.91, 0.104}}}},
+     0.82,
+     1.05,
+     {{{1, 3.26, 3.08, 0.049}, {2, 2.78, 7.21, 0.079}, {5, 2.35, 13.79, 0.112}, {12, 2.03, 37.35, 0.084}}}},
     {64,
      16,
-     2.28,
-     0.46,
-     0.58,
+     2.16,
+     2.00,
+     0.05,
+     1.09,
      1.00,
-     3.32,
-     {{{1, 3.47, 3.79, 0.425}, {2, 3.57, 7.60, 0.280}, {}, {10, 4.71, 59.24, 0.014}}}},
-    {64, 32, 1.72, 1.23, 0.53, 1.00, 3.31, {{{1, 4.84, 6.05, 0.390}, {2, 5.20, 12.69, 0.190}, {}, {}}}},
+     3.16,
+     {{{1, 3.30, 3.82, 0.143}, {2, 3.29, 8.81, 0.003}, {}, {10, 2.70, 69.25, 0.002}}}},
+    {64, 32, 2.25, 1.18, 0.07, 1.89, 1.00, 2.50, {{{1, 3.14, 7.86, 0.349}, {2, 2.79, 14.88, 0.101}, {}, {}}}},
     {128,
      8,
-     1.79,
-     1.28,
-     0.59,
-     0.73,
-     1.51,
-     {{{1, 2.62, 7.15, 0.082}, {2, 2.58, 12.67, 0.101}, {4, 3.22, 26.75, 0.092}, {8, 3.25, 56.74, 0.071}}}},
-    {128, 16, 1.32, 1.45, 0.34, 1.00, 1.80, {{{1, 4.57, 8.20, 0.134}, {2, 4.69, 15.97, 0.185}, {}, {}}}},
-    {128, 32, 1.59, 1.51, 0.47, 0.87, 2.82, {{{1, 6.85, 14.09, 0.002}, {2, 5.61, 34.54, 0.003}, {}, {}}}},
+     3.07,
+     1.89,
+     0.12,
+     1.04,
+     0.83,
+     3.67,
+     {{{1, 3.09, 6.43, 0.023}, {2, 2.29, 13.30, 0.016}, {4, 2.35, 26.83, 0.026}, {8, 1.85, 58.08, 0.002}}}},
+    {128, 16, 1.73, 1.92, 0.05, 1.09, 1.00, 4.00, {{{1, 4.61, 7.49, 0.305}, {2, 4.81, 16.25, 0.003}, {}, {}}}},
+    {128, 32, 0.80, 2.00, 0.05, 0.99, 0.98, 2.77, {{{1, 5.13, 16.09, 0.035}, {2, 6.49, 41.31, 0.003}, {}, {}}}},
     {256,
      8,
-     1.85,
-     1.44,
-     0.59,
-     0.71,
-     2.20,
-     {{{1, 5.24, 9.76, 0.079}, {2, 4.56, 26.19, 0.049}, {}, {6, 5.94, 91.44, 0.012}}}},
-    {256, 16, 3.14, 0.53, 0.32, 0.81, 3.92, {{{1, 5.39, 17.23, 0.139}, {2, 5.61, 41.25, 0.051}, {}, {}}}},
-    {256, 32, 2.23, 1.90, 0.07, 1.00, 4.00, {{{1, 7.17, 29.05, 0.002}, {}, {}, {}}}},
+     3.06,
+     1.52,
+     0.05,
+     1.00,
+     0.96,
+     3.91,
+     {{{1, 3.71, 12.69, 0.087}, {2, 3.53, 29.47, 0.002}, {}, {6, 3.92, 87.21, 0.002}}}},
+    {256, 16, 0.83, 2.00, 0.05, 0.62, 1.00, 3.45, {{{1, 5.93, 20.51, 0.214}, {2, 5.94, 52.77, 0.003}, {}, {}}}},
+    {256, 32, 1.86, 0.87, 0.05, 0.79, 1.00, 4.00, {{{1, 4.94, 34.37, 0.002}, {}, {}, {}}}},
 };
 
 /// Tasks drawn longest first: the k-th wave ends no earlier than k + 1 times the task that begins it.
@@ -125,14 +129,27 @@ double GpuPrice::decode_us() const { return std::sqrt(read_us * read_us + busy_u
 
 namespace {
 
+/// Tasks of a launch that leave room for as many blocks of the next kernel, and for the merge kernel's beside them: a
+/// block an SM where an SM holds several; else half of the SMs, or fewer where the merge kernel needs registers of SMs
+/// of its own.
+double overlap_tasks(const GpuKernelClass& kernels, const GpuKernelCost& kernel, const GpuMachine& machine) {
+  const bool has_registers_left = kernels.head_dim <= 128 && kernels.group_size <= 8;
+  const double share = kernel.blocks_per_sm > 1 ? 1.0 : has_registers_left ? 0.5 : 0.28;
+  return share * machine.num_sms;
+}
+
 /// As if SMs read evenly: no more than the price.
 GpuPrice even_price(const AttentionShape& shape, const GpuKernelClass& kernels, KernelWidth width,
-                    const TaskSizes& sizes, std::int32_t num_sms) {
+                    const TaskSizes& sizes, const GpuMachine& machine) {
   const GpuKernelCost& kernel = kernels.at(width);
+  const std::int64_t blocks = std::int64_t{machine.num_sms} * kernel.blocks_per_sm;
   GpuPrice price;
   price.start_us = kernels.start_us;
-  price.read_us = static_cast<double>(sizes.tokens()) * shape.head_dim * 4 / (kReadBytesPerUs * num_sms);
-  price.busy_us = blocks_us(kernel, sizes, std::int64_t{num_sms} * kernel.blocks_per_sm);
+  if (static_cast<double>(sizes.num_tasks()) <= overlap_tasks(kernels, kernel, machine)) {
+    price.start_us = std::max(kLeastStartUs, price.start_us - kernels.overlap_us);
+  }
+  price.read_us = static_cast<double>(sizes.tokens()) * shape.head_dim * 4 / machine.read_bytes_per_us;
+  price.busy_us = blocks_us(kernel, sizes, blocks);
   if (sizes.num_slots() > 0) {
     const double state_bytes = static_cast<double>(sizes.num_slots()) * shape.group_size() * shape.head_dim * 4;
     price.merge_us = kernels.merge_us + kernels.merge_us_per_mb * state_bytes * 1e-6;
@@ -141,10 +158,11 @@ GpuPrice even_price(const AttentionShape& shape, const GpuKernelClass& kernels, 
 }
 
 /// What unevenness multiplies reading by.
-double uneven_factor(const GpuKernelClass& kernels, KernelWidth width, const TaskSizes& sizes, std::int32_t num_sms) {
+double uneven_factor(const GpuKernelClass& kernels, KernelWidth width, const TaskSizes& sizes,
+                     const GpuMachine& machine) {
   const GpuKernelCost& kernel = kernels.at(width);
   const auto num_tasks = static_cast<double>(sizes.num_tasks());
-  const double blocks_a_task = static_cast<double>(std::int64_t{num_sms} * kernel.blocks_per_sm) / num_tasks;
+  const double blocks_a_task = static_cast<double>(std::int64_t{machine.num_sms} * kernel.blocks_per_sm) / num_tasks;
   const double full =
       blocks_a_task < 1.0 ? std::pow(blocks_a_task, kernels.evening) : std::pow(blocks_a_task, -kernels.sparing);
   const double last_of_mean = sizes.last() * num_tasks / std::max(static_cast<double>(sizes.tokens()), 1.0);
@@ -154,14 +172,14 @@ double uneven_factor(const GpuKernelClass& kernels, KernelWidth width, const Tas
 }  // namespace
 
 GpuPrice gpu_price(const AttentionShape& shape, const GpuKernelClass& kernels, KernelWidth width,
-                   const TaskSizes& sizes, std::int32_t num_sms) {
-  GpuPrice price = even_price(shape, kernels, width, sizes, num_sms);
-  price.read_us *= uneven_factor(kernels, width, sizes, num_sms);
+                   const TaskSizes& sizes, const GpuMachine& machine) {
+  GpuPrice price = even_price(shape, kernels, width, sizes, machine);
+  price.read_us *= uneven_factor(kernels, width, sizes, machine);
   return price;
 }
 
 WidthPrice cheapest_width(const AttentionShape& shape, const GpuKernelClass& kernels, const TaskSizes& sizes,
-                          std::int32_t num_sms) {
+                          const GpuMachine& machine) {
   WidthPrice best;
   double least_us = std::numeric_limits<double>::infinity();
   for (int i = 0; i < kNumKernelWidths; ++i) {
@@ -169,9 +187,9 @@ WidthPrice cheapest_width(const AttentionShape& shape, const GpuKernelClass& ker
     if (kernels.at(width).blocks_per_sm == 0) {
       continue;
     }
-    GpuPrice price = even_price(shape, kernels, width, sizes, num_sms);
+    GpuPrice price = even_price(shape, kernels, width, sizes, machine);
     if (price.total_us() < least_us) {
-      price.read_us *= uneven_factor(kernels, width, sizes, num_sms);
+      price.read_us *= uneven_factor(kernels, width, sizes, machine);
       if (price.total_us() < least_us) {
         least_us = price.total_us();
         best = {.width = width, .price = price};
@@ -204,11 +222,16 @@ TaskSizes task_sizes(const Plan& plan) {
   return sizes;
 }
 
-KernelWidth width_for(const Plan& plan, std::int32_t num_sms) {
+GpuMachine gpu_machine(const DeviceProfile& profile) {
+  constexpr double kNsPerUs = 1e3;
+  return {profile.num_workers, profile.bandwidth.back().bytes_per_ns * kNsPerUs};
+}
+
+KernelWidth width_for(const Plan& plan, const GpuMachine& machine) {
   if (plan.tasks().empty()) {
     return KernelWidth::kWide;
   }
-  return cheapest_width(plan.shape(), gpu_kernel_class(plan.shape()), task_sizes(plan), num_sms).width;
+  return cheapest_width(plan.shape(), gpu_kernel_class(plan.shape()), task_sizes(plan), machine).width;
 }
 
 }  // namespace pkv

@@ -6,7 +6,9 @@
 #include <cstdint>
 
 #include "persistentkv/batch.h"
+#include "persistentkv/gpu_machine.h"
 #include "persistentkv/plan.h"
+#include "persistentkv/profile.h"
 
 namespace pkv {
 
@@ -30,6 +32,8 @@ struct GpuKernelClass {
   std::int32_t head_dim = 0;
   std::int32_t group_size = 0;
   double start_us = 0.0;
+  /// What of it is saved by launches that leave room for as many blocks as they have: the next kernel's wait there.
+  double overlap_us = 0.0;
   double merge_us = 0.0;         // where any row is split
   double merge_us_per_mb = 0.0;  // of partial states
   /// How fast unevenness falls with more tasks than blocks: (blocks / tasks) ^ evening of it is left.
@@ -87,7 +91,7 @@ struct GpuPrice {
   [[nodiscard]] double total_us() const { return start_us + decode_us() + merge_us; }
 };
 GpuPrice gpu_price(const AttentionShape& shape, const GpuKernelClass& kernels, KernelWidth width,
-                   const TaskSizes& sizes, std::int32_t num_sms);
+                   const TaskSizes& sizes, const GpuMachine& machine);
 
 struct WidthPrice {
   KernelWidth width = KernelWidth::kWide;
@@ -95,11 +99,13 @@ struct WidthPrice {
 };
 /// The cheapest of the class.
 WidthPrice cheapest_width(const AttentionShape& shape, const GpuKernelClass& kernels, const TaskSizes& sizes,
-                          std::int32_t num_sms);
+                          const GpuMachine& machine);
+
+GpuMachine gpu_machine(const DeviceProfile& profile);
 
 /// A plan's tasks.
 TaskSizes task_sizes(const Plan& plan);
 /// Of a plan's tasks; kWide for a plan without any.
-KernelWidth width_for(const Plan& plan, std::int32_t num_sms);
+KernelWidth width_for(const Plan& plan, const GpuMachine& machine);
 
 }  // namespace pkv

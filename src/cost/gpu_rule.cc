@@ -15,7 +15,7 @@ namespace pkv {
 namespace {
 
 constexpr std::int32_t kTileTokens = 64;
-constexpr std::int64_t kMinChunkTokens = 128;     // a tile a warp of a wide kernel
+constexpr std::int64_t kMinChunkTokens = 64;      // a tile of the plan
 constexpr std::int64_t kMaxChunkTokens = 8192;    // above, only what fills the blocks once, and whole rows
 constexpr std::int64_t kMaxBetweenTokens = 1024;  // chunks between powers of two are tried up to here
 constexpr std::int64_t kMaxTasksPerSm = 64;       // of cut rows
@@ -24,11 +24,12 @@ constexpr std::int64_t kMaxSplits = 1 << 16;
 // longest row between these bounds.
 constexpr std::int64_t kMinCountTokens = 512;
 constexpr std::int64_t kMaxCountTokens = 4096;
+constexpr std::int64_t kMinBetweenCountTokens = 1536;
 
 class Search {
  public:
-  Search(const BatchState& batch, std::int32_t num_sms)
-      : shape_(batch.shape()), kernels_(gpu_kernel_class(batch.shape())), num_sms_(num_sms) {
+  Search(const BatchState& batch, const GpuMachine& machine)
+      : shape_(batch.shape()), kernels_(gpu_kernel_class(batch.shape())), machine_(machine) {
     lens_.reserve(static_cast<std::size_t>(batch.num_rows()));
     tiles_.reserve(static_cast<std::size_t>(batch.num_rows()));
     for (std::int32_t row = 0; row < batch.num_rows(); ++row) {
@@ -44,8 +45,10 @@ class Search {
 
   /// Route and splits of the longest row; of that route only, if one is named.
   PlanOptions best(std::optional<Route> route) {
-    PlanOptions options = {
-        .route = route.value_or(Route::kSplit), .splits = 1, .num_workers = num_sms_, .tile_tokens = kTileTokens};
+    PlanOptions options = {.route = route.value_or(Route::kSplit),
+                           .splits = 1,
+                           .num_workers = machine_.num_sms,
+                           .tile_tokens = kTileTokens};
     if (lens_.empty()) {
       return options;
     }
@@ -66,7 +69,7 @@ class Search {
     consider_chunk(longest_);
     try_even_waves();
     const std::int64_t least =
-        std::max({kMinChunkTokens, tokens_ / (kMaxTasksPerSm * num_sms_), longest_ / kMaxSplits});
+        std::max({kMinChunkTokens, tokens_ / (kMaxTasksPerSm * machine_.num_sms), longest_ / kMaxSplits});
     for (std::int64_t chunk = kMinChunkTokens; chunk < longest_ && chunk <= std::max(kMaxChunkTokens, 2 * least);
          chunk *= 2) {
       if (chunk >= least) consider_chunk(chunk);
@@ -80,6 +83,8 @@ class Search {
     for (std::int64_t chunk = least; chunk <= std::max(kMaxCountTokens, 2 * least); chunk *= 2) {
       consider_count(ceil_div(longest_, std::min(longest_, chunk)));
       if (chunk >= longest_) break;
+      const std::int64_t between = chunk + chunk / 2;
+      if (between >= kMinBetweenCountTokens && between < longest_) consider_count(ceil_div(longest_, between));
     }
   }
 
@@ -87,7 +92,7 @@ class Search {
   void try_even_waves() {
     const auto units = static_cast<std::int64_t>(lens_.size()) * shape_.num_kv_heads;
     for (const GpuKernelCost& kernel : kernels_.widths) {
-      const std::int64_t splits = std::int64_t{num_sms_} * kernel.blocks_per_sm / units;
+      const std::int64_t splits = std::int64_t{machine_.num_sms} * kernel.blocks_per_sm / units;
       if (splits > 1) {
         const std::int64_t chunk = ceil_div(longest_, splits);
         if (chunk >= kMinChunkTokens) consider_chunk(chunk);
@@ -120,7 +125,7 @@ class Search {
       sizes.add(ceil_div(lens_[i], row_splits), tasks);
       sizes.add_slots(row_splits > 1 ? tasks : 0);
     }
-    const double price = cheapest_width(shape_, kernels_, sizes, num_sms_).price.total_us();
+    const double price = cheapest_width(shape_, kernels_, sizes, machine_).price.total_us();
     if (price < best_price_) {
       best_price_ = price;
       best_route_ = route;
@@ -130,7 +135,7 @@ class Search {
 
   const AttentionShape& shape_;
   const GpuKernelClass& kernels_;
-  const std::int32_t num_sms_;
+  const GpuMachine machine_;
   std::vector<std::int32_t> lens_;   // of rows that attend to anything
   std::vector<std::int32_t> tiles_;  // theirs
   std::int64_t longest_ = 0;
@@ -142,8 +147,8 @@ class Search {
 
 }  // namespace
 
-PlanOptions gpu_rule(const BatchState& batch, std::int32_t num_sms, std::optional<Route> route) {
-  return Search(batch, num_sms).best(route);
+PlanOptions gpu_rule(const BatchState& batch, const GpuMachine& machine, std::optional<Route> route) {
+  return Search(batch, machine).best(route);
 }
 
 }  // namespace pkv

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "base/math.h"
+#include "cost/gpu_kernels.h"
 #include "persistentkv/decision.h"
 
 namespace pkv {
@@ -273,7 +274,7 @@ Result<Decision> Policy::decide_auto(const BatchState& batch, Plan&& recycled) {
     // The rule has searched by the same prices. Whole rows beside it: a plan of so few tasks costs next to nothing.
     const std::int32_t num_sms = model_.profile().num_workers;
     choices_.clear();
-    choices_.push_back({.plan = gpu_rule(batch, num_sms), .outline = {}});
+    choices_.push_back({.plan = gpu_rule(batch, gpu_machine(model_.profile())), .outline = {}});
     if (allows(Route::kRow) && choices_.front().plan.splits != 1) {
       choices_.push_back({.plan = {.route = Route::kRow, .num_workers = num_sms}, .outline = {}});
     }

@@ -313,7 +313,7 @@ Price PriceModel::price_on_kernels(const Plan& plan) const {
   }
   const TaskSizes sizes = task_sizes(plan);
   const GpuPrice terms =
-      cheapest_width(inputs_.shape, gpu_kernel_class(inputs_.shape), sizes, profile_.num_workers).price;
+      cheapest_width(inputs_.shape, gpu_kernel_class(inputs_.shape), sizes, gpu_machine(profile_)).price;
   const double read_ns = correction_.memory * terms.read_us * kNsPerUs;
   const double busy_ns = correction_.arithmetic * terms.busy_us * kNsPerUs;
   const double even_ns = static_cast<double>(sizes.tokens()) * token_bytes_ / profile_.bandwidth.back().bytes_per_ns;

@@ -90,7 +90,7 @@ Result<Decision> Engine::follow_rule(const BatchState& batch, DType kv_dtype, co
   const bool on_gpu = backend_->device_memory() != nullptr;
   const std::int32_t workers = backend_->num_workers();
   Result<Decision> ruled = plan(
-      batch, kv_dtype, on_gpu ? gpu_rule(batch, workers) : cpu_rule(batch, layout, kv_dtype, workers, read_curve_));
+      batch, kv_dtype, on_gpu ? gpu_rule(batch, backend_->gpu_machine()) : cpu_rule(batch, layout, kv_dtype, workers, read_curve_));
   if (!ruled.ok()) {
     return ruled;
   }

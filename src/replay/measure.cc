@@ -253,6 +253,7 @@ class Workshop {
 
   Result<std::vector<RoutePlanner>> planners(std::int32_t page_size) const {
     RoutePlanner::Setting setting{.num_workers = backend_->num_workers(),
+                                  .gpu = backend_->gpu_machine(),
                                   .split_choice = backend_->device_memory() == nullptr
                                                       ? RoutePlanner::SplitChoice::kCpuRule
                                                       : RoutePlanner::SplitChoice::kGpuRule,

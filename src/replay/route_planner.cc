@@ -21,7 +21,8 @@ Result<PriceModel> make_price_model(const RunOptions& options, std::int32_t page
 }
 
 RoutePlanner::RoutePlanner(const RouteChoice& choice, const Setting& setting)
-    : uses_gpu_rule_(setting.split_choice == SplitChoice::kGpuRule &&
+    : gpu_(setting.gpu),
+      uses_gpu_rule_(setting.split_choice == SplitChoice::kGpuRule &&
                      (choice.route == Route::kSplit || choice.route == Route::kWorkqueue) && !choice.splits),
       uses_cpu_rule_(setting.split_choice == SplitChoice::kCpuRule && choice.route == Route::kPages && !choice.splits &&
                      !choice.kv_heads_per_task),
@@ -87,7 +88,7 @@ PlanOptions RoutePlanner::options_for(const BatchState& batch, DType kv_dtype) c
   if (!uses_gpu_rule_) {
     return options_;
   }
-  PlanOptions options = gpu_rule(batch, options_.num_workers, options_.route);
+  PlanOptions options = gpu_rule(batch, gpu_, options_.route);
   options.kv_heads_per_task = options_.kv_heads_per_task;
   options.merge = options_.merge;
   return options;

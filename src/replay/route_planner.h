@@ -24,6 +24,7 @@ class RoutePlanner {
   /// What all participants of a run have in common.
   struct Setting {
     std::int32_t num_workers = 1;
+    GpuMachine gpu{1};  // what kGpuRule looks at
     SplitChoice split_choice = SplitChoice::kByWorkers;
     std::int32_t page_size = 16;
     /// External routes that a policy may choose: those that the backend runs.
@@ -54,6 +55,7 @@ class RoutePlanner {
   Status make_current(const BatchState& batch, DType kv_dtype);
 
   PlanOptions options_;
+  GpuMachine gpu_;
   bool uses_gpu_rule_ = false;
   bool uses_cpu_rule_ = false;
   KvLayout layout_;

@@ -82,7 +82,7 @@ TEST_F(CudaBackendTest, TheRulesPlans_AgreeWithTheOracle) {
   for (const auto& lens : {std::vector<std::int32_t>{5000}, {3000, 10, 0, 1}, std::vector<std::int32_t>(200, 40)}) {
     PagedCase paged(tensor_core_spec(DType::kBF16, lens));
     DeviceRig rig(*backend_, paged);
-    const Plan plan = make_plan(paged.batch(), gpu_rule(paged.batch(), backend_->num_workers())).value();
+    const Plan plan = make_plan(paged.batch(), gpu_rule(paged.batch(), backend_->gpu_machine())).value();
     paged.expect_agreement(run_on(*backend_, rig, paged, plan), kTensorCores);
   }
 }

@@ -131,7 +131,7 @@ KernelWidth Backend::width_of(const Plan& plan) const {
   if (width_.has_value()) {
     return *width_;
   }
-  return is_loaded(plan) ? loaded_width_ : width_for(plan, device_.num_sms);
+  return is_loaded(plan) ? loaded_width_ : width_for(plan, gpu_machine());
 }
 
 bool Backend::is_loaded(const Plan& plan) const {
@@ -155,7 +155,7 @@ Status Backend::load_step(const Plan& plan, const BatchState& batch) {
   PKV_RETURN_IF_ERROR(step_.load(plan, batch, sizes.capacity, stream_));
   loaded_tasks_ = plan.tasks().data();
   loaded_capacity_ = sizes.capacity;
-  loaded_width_ = width_for(plan, device_.num_sms);
+  loaded_width_ = width_for(plan, gpu_machine());
   return {};
 }
 

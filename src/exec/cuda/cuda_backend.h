@@ -26,6 +26,7 @@ class Backend final : public CudaBackend {
   [[nodiscard]] std::string describe() const override;
   [[nodiscard]] Capabilities capabilities() const override;
   [[nodiscard]] std::int32_t num_workers() const override { return device_.num_sms; }
+  [[nodiscard]] GpuMachine gpu_machine() const override { return {device_.num_sms, device_.read_bytes_per_us}; }
   DeviceMemory* device_memory() override { return &memory_; }
   [[nodiscard]] bool supports(Route route) const override { return !is_external(route) || external_ != nullptr; }
   Status reserve(const Plan& plan) override;

@@ -21,8 +21,8 @@ namespace pkv::cuda {
 
 inline constexpr int kMergeBatch = 8;
 inline constexpr int kMergeLanes = kMergeDims / 4;   // that hold a split's elements
-inline constexpr int kMaxPolls = 256;    // that come to nothing
-inline constexpr unsigned kPollNs = 64;  // between two of await_state
+inline constexpr int kMaxPolls = 256;                // that come to nothing
+inline constexpr unsigned kPollNs = 64;              // between two of await_state
 inline constexpr int kMergeWays = 32 / kMergeLanes;  // splits that a warp reads at once
 
 struct MergeState {
@@ -135,7 +135,7 @@ __device__ __forceinline__ void clear_splits(const LayerParams& p, std::int32_t 
 /// The whole of a (row, KV head) by one block, after its last split: each thread a head and 4 elements. Inlined, its
 /// registers would spill in the largest kernels.
 static __device__ __noinline__ void merge_group(const LayerParams& p, std::int32_t row, std::int32_t kv_head,
-                                            std::int32_t slot_begin, std::int32_t num_splits) {
+                                                std::int32_t slot_begin, std::int32_t num_splits) {
   const int quads = p.head_dim / 4;
   const auto for_each_quad = [&](auto visit) {
     for (int i = static_cast<int>(threadIdx.x); i < p.group_size * quads; i += static_cast<int>(blockDim.x)) {

@@ -93,8 +93,7 @@ __device__ __forceinline__ void store_partial(const LayerParams& p, std::int32_t
   store_relaxed(p.partial_acc + state * p.head_dim + d,
                 make_float4(present(acc.x), present(acc.y), present(acc.z), present(acc.w)));
   if (d % kMergeDims == 0) {
-    store_relaxed(p.partial_ml + (state * p.merge_parts + d / kMergeDims) * 2,
-                  make_float2(present(m), present(l)));
+    store_relaxed(p.partial_ml + (state * p.merge_parts + d / kMergeDims) * 2, make_float2(present(m), present(l)));
   }
 }
 

@@ -16,9 +16,15 @@ std::int64_t free_bytes() {
 Error no_memory(std::int64_t bytes, const std::string& what) {
   cudaGetLastError();  // the next call must not find this failure
   return {ErrorCode::kResourceExhausted,
-          fmt::format("{} bytes of {} cannot be allocated; {} bytes are free", bytes, what, free_bytes()), "cuda memory"};
+          fmt::format("{} bytes of {} cannot be allocated; {} bytes are free", bytes, what, free_bytes()),
+          "cuda memory"};
 }
 
+}  // namespace
+
+namespace {
+// Of the double data rate's peak: H100 3.2 of 3.35 TB/s, H200 4.58 of 4.8.
+constexpr double kReadShare = 0.955;
 }  // namespace
 
 Error cuda_error(cudaError_t code, std::string where) {
@@ -38,6 +44,12 @@ Result<CudaDevice> read_device(std::int32_t ordinal) {
   device.memory_bytes = static_cast<std::int64_t>(properties.totalGlobalMem);
   device.l2_bytes = properties.l2CacheSize;
   device.shared_bytes_per_block = static_cast<std::int64_t>(properties.sharedMemPerBlockOptin);
+  int clock_khz = 0;
+  int width_bits = 0;
+  PKV_RETURN_IF_ERROR(check(cudaDeviceGetAttribute(&clock_khz, cudaDevAttrMemoryClockRate, ordinal), "memory clock"));
+  PKV_RETURN_IF_ERROR(
+      check(cudaDeviceGetAttribute(&width_bits, cudaDevAttrGlobalMemoryBusWidth, ordinal), "bus width"));
+  device.read_bytes_per_us = kReadShare * 2.0 * clock_khz * 1e-3 * width_bits / 8.0;
   PKV_RETURN_IF_ERROR(check(cudaDriverGetVersion(&device.driver_version), "cudaDriverGetVersion"));
   PKV_RETURN_IF_ERROR(check(cudaRuntimeGetVersion(&device.runtime_version), "cudaRuntimeGetVersion"));
   return device;

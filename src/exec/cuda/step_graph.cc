@@ -81,7 +81,8 @@ Status StepGraph::record(std::span<const RunArgs> layers) {
     }
   }
   const cudaStream_t stream = backend_.stream_;
-  PKV_RETURN_IF_ERROR(check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture"));
+  PKV_RETURN_IF_ERROR(
+      check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture"));
   Status status;
   for (std::size_t i = 0; i < layers.size() && status.ok(); ++i) {
     status = enqueue_layer(layers[i]);

@@ -34,8 +34,7 @@ StepSizes StepSizes::of(const Plan& plan) {
   const bool fused = plan.merge_mode() == MergeMode::kFused;
   return {.capacity = StepCapacity::of(plan),
           .partial_slots = plan.counters().num_partial_slots,
-          .finish_counters =
-              fused ? static_cast<std::int64_t>(plan.seq_lens().size()) * plan.shape().num_kv_heads : 0};
+          .finish_counters = fused ? static_cast<std::int64_t>(plan.seq_lens().size()) * plan.shape().num_kv_heads : 0};
 }
 
 Status StepMemory::make_stagings(std::int64_t bytes) {
@@ -56,16 +55,15 @@ Status StepMemory::reserve(const StepSizes& sizes, const AttentionShape& shape) 
   PKV_RETURN_IF_ERROR(step_.reserve(sizes.capacity.bytes(), "tasks and page ids"));
   PKV_RETURN_IF_ERROR(reserve_filled(partials_, partial_bytes(sizes.partial_slots, shape),
                                      static_cast<int>(kAbsent & 0xFFU), "partial states"));
-  const std::int64_t counter_bytes = kQueueBytes + sizes.finish_counters * static_cast<std::int64_t>(sizeof(std::int32_t));
+  const std::int64_t counter_bytes =
+      kQueueBytes + sizes.finish_counters * static_cast<std::int64_t>(sizeof(std::int32_t));
   return reserve_filled(counters_, counter_bytes, 0, "counters");
 }
 
 bool StepMemory::fits(const StepSizes& sizes, const AttentionShape& shape) const {
-  return has_events_ && step_.size() >= sizes.capacity.bytes() &&
-         stagings_[0].bytes.size() >= sizes.capacity.bytes() &&
+  return has_events_ && step_.size() >= sizes.capacity.bytes() && stagings_[0].bytes.size() >= sizes.capacity.bytes() &&
          partials_.size() >= partial_bytes(sizes.partial_slots, shape) &&
-         counters_.size() >=
-             kQueueBytes + sizes.finish_counters * static_cast<std::int64_t>(sizeof(std::int32_t));
+         counters_.size() >= kQueueBytes + sizes.finish_counters * static_cast<std::int64_t>(sizeof(std::int32_t));
 }
 
 Status StepMemory::load(const Plan& plan, const BatchState& batch, const StepCapacity& capacity, cudaStream_t stream) {

@@ -65,14 +65,15 @@ void StepPacker::pack_tasks(const Plan& plan, std::int32_t capacity, DeviceTask*
 }
 
 std::int64_t StepPacker::pack(const Plan& plan, const BatchState& batch, const StepCapacity& capacity, std::byte* to) {
-  const std::int64_t num_ids =
-      pack_page_ids(batch, reinterpret_cast<std::int32_t*>(to + capacity.page_ids_offset()));
+  const std::int64_t num_ids = pack_page_ids(batch, reinterpret_cast<std::int32_t*>(to + capacity.page_ids_offset()));
   pack_tasks(plan, capacity.tasks, reinterpret_cast<DeviceTask*>(to));
-  const bool all_split =
-      plan.kv_heads_per_task() == 1 && plan.counters().num_partial_slots == static_cast<std::int32_t>(plan.tasks().size());
+  const bool all_split = plan.kv_heads_per_task() == 1 &&
+                         plan.counters().num_partial_slots == static_cast<std::int32_t>(plan.tasks().size());
   auto* merges = reinterpret_cast<DeviceMerge*>(to + capacity.merges_offset());
   for (const MergeRange& range : plan.merges()) {
-    *merges++ = {.row = range.row, .slot_begin = range.slot_begin, .num_splits = range.num_splits,
+    *merges++ = {.row = range.row,
+                 .slot_begin = range.slot_begin,
+                 .num_splits = range.num_splits,
                  .all_split = all_split ? 1 : 0};
   }
   std::fill_n(merges, capacity.merges - static_cast<std::int32_t>(plan.merges().size()), DeviceMerge{});

@@ -1,0 +1,22 @@
+// GpuMachine: what rules and prices of GPU schedules need to know of a GPU.
+// Not here: the driver's facts (CudaDevice), fitted profiles (DeviceProfile).
+#pragma once
+
+#include <cstdint>
+
+namespace pkv {
+
+struct GpuMachine {
+  std::int32_t num_sms = 0;
+  /// Of all SMs together, in bytes a microsecond, as a streaming read reaches it.
+  double read_bytes_per_us = 0.0;
+
+  /// By default SMs read as an H100's do.
+  GpuMachine(std::int32_t sms,
+             double bytes_per_us = 0.0)  // NOLINT(google-explicit-constructor): often all that is known
+      : num_sms(sms), read_bytes_per_us(bytes_per_us > 0.0 ? bytes_per_us : kH100BytesPerUsAndSm * sms) {}
+
+  static constexpr double kH100BytesPerUsAndSm = 3.2e6 / 132;
+};
+
+}  // namespace pkv
