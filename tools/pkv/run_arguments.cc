@@ -325,7 +325,7 @@ void add_worker_options(Options& options, WorkerArguments& workers) {
   options.choice<WaitMode>({"--wait", "How workers wait between steps", "sleep"}, workers.wait, {"spin", "sleep"},
                            parse_wait);
   options.choice<Isa>({"--isa", "Instruction set of the kernels", "the best this CPU has"}, workers.isa,
-                      {"portable", "avx2", "avx512", "avx512bf16"}, parse_isa);
+                      {"portable", "avx2", "avx512", "avx512bf16", "amx"}, parse_isa);
 }
 
 void add_route_options(Options& options, RouteArguments& routes) {
