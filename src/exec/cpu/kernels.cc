@@ -80,7 +80,9 @@ Scratch carve(ScratchCarver& carver, const AttentionShape& shape, std::int64_t h
   const std::int64_t dims = padded_dim(shape.head_dim);
   const std::int64_t num_kv_heads = ceil_div<std::int64_t>(heads, shape.group_size());
   const std::int64_t line_pairs = kTileTokens * ceil_div<std::int64_t>(shape.head_dim * 4, kLinePairBytesOfScratch);
-  heads = num_kv_heads * padded_group(shape.group_size());
+  if (shape.group_size() >= kAmxLeastGroup) {
+    heads = num_kv_heads * padded_group(shape.group_size());
+  }
   Scratch scratch;
   scratch.q = carver.take<float>(heads * dims);
   scratch.acc = carver.take<float>(heads * dims);

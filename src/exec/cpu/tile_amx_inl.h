@@ -179,20 +179,19 @@ inline std::uint32_t even_blocks(const std::byte* const* rows, std::int32_t num_
   return even;
 }
 
-/// 16 rows to load, and what to prefetch meanwhile.
+/// 16 rows to load.
 struct TmmRows {
   const std::byte* from;
   std::int64_t stride;
-  std::int64_t next_offset;  // bytes to the same rows of the next KV head, or 0
 };
 
 /// What stands in for tokens past the end.
 enum class Fill : std::uint8_t { kLastToken, kZeros };
 
-/// Copies `lines` lines of each of 16 rows from `offset` on, num_tokens of them valid, and prefetches the next head's.
+/// Copies `lines` lines of each of 16 rows from `offset` on, num_tokens of them valid.
 template <Fill kFill>
 __attribute__((noinline)) TmmRows copy_rows(const std::byte* const* rows, std::int32_t num_tokens, std::int64_t offset,
-                                            std::int32_t lines, std::int64_t next_offset, std::byte* to) {
+                                            std::int32_t lines, std::byte* to) {
   const std::int64_t stride = std::int64_t{lines} * kLine;
   const std::int32_t valid = std::min<std::int32_t>(num_tokens, kTmmRows);
   std::byte* row = to;
@@ -200,9 +199,6 @@ __attribute__((noinline)) TmmRows copy_rows(const std::byte* const* rows, std::i
     const std::byte* from = rows[t] + offset;
     for (std::int32_t i = 0; i < lines; ++i) {
       _mm512_store_si512(row + i * kLine, _mm512_loadu_si512(from + i * kLine));
-      if (next_offset != 0) {
-        prefetch_lines<1>(from + next_offset + i * kLine);
-      }
     }
   }
   for (std::int32_t t = valid; t < kTmmRows; ++t, row += stride) {
@@ -211,19 +207,13 @@ __attribute__((noinline)) TmmRows copy_rows(const std::byte* const* rows, std::i
                                                                 : _mm512_load_si512(row - stride + i * kLine));
     }
   }
-  return {.from = to, .stride = stride, .next_offset = 0};
+  return {.from = to, .stride = stride};
 }
 
-/// A line of each of 16 rows to come, of the cursor and of the next KV head.
-PKV_TILE_INLINE void prefetch_beside(const TmmRows& rows, std::int64_t at, PrefetchCursor& cursor) {
+/// A line for every line of a register. The same lines of the next KV head are not asked for again, as vectors do:
+/// without that, 10% faster in cache and as fast from memory.
+PKV_TILE_INLINE void prefetch_ahead(PrefetchCursor& cursor) {
   cursor.take(kTmmBytes).prefetch(0, kTmmBytes / kPairBytes);
-  if (rows.next_offset != 0) {
-    const std::byte* next = rows.from + at + rows.next_offset;
-#pragma GCC unroll 16
-    for (int t = 0; t < kTmmRows; ++t) {
-      prefetch_lines<1>(next + t * rows.stride);
-    }
-  }
 }
 
 // 10. QK.
@@ -249,7 +239,7 @@ PKV_TILE_INLINE void tmm_dot_blocks(const TmmRows* rows, std::int64_t at, Prefet
   constexpr int kKeys = 4 + kBlock % 2;
   tmm_load<kKeys>(rows[kBlock].from + at, rows[kBlock].stride);
   tmm_dot<kBlock, kKeys, 6>();
-  prefetch_beside(rows[kBlock], at, cursor);
+  prefetch_ahead(cursor);
   if constexpr (kBlock + 1 < kBlocks) {
     tmm_dot_blocks<kBlock + 1, kBlocks>(rows, at, cursor);
   }
@@ -280,10 +270,10 @@ PKV_TILE_INLINE void dot_blocks(const HeadBlock& block, const Tile& tile, const 
   for (int i = 0; i < kBlocks; ++i) {
     const std::int32_t begin = (first + i) * kTmmRows;
     if (__builtin_expect((even.k >> (first + i) & 1U) != 0, 1)) {
-      rows[i] = {tile.k[begin] + block.head_offset, even.k_stride, block.next_offset};
+      rows[i] = {tile.k[begin] + block.head_offset, even.k_stride};
     } else {
       rows[i] = copy_rows<Fill::kLastToken>(tile.k + begin, tile.num_tokens - begin, block.head_offset, block.num_pairs,
-                                            block.next_offset, copies[i]);
+                                            copies[i]);
     }
   }
   tmm_zero_sums<0, kBlocks>();
@@ -399,16 +389,19 @@ PKV_TILE_INLINE void tmm_load_acc(const float* acc) {
   }
 }
 
-/// Blocks of up to 8 heads: the weights are in the registers 4 and 5.
+/// Blocks of up to 8 heads: the weights are in the registers 4 and 5, V of kPair is in 6 + kPair % 2. V is loaded one
+/// pair ahead (5 to 8%).
 template <int kHeads, int kPair, int kPairs>
 PKV_TILE_INLINE void tmm_add_pairs(const TmmRows& rows, PrefetchCursor& cursor) {
   constexpr int kValues = 6 + kPair % 2;
-  tmm_load<kValues>(rows.from + kPair * kLine, rows.stride);
+  if constexpr (kPair + 1 < kPairs) {
+    tmm_load<7 - kPair % 2>(rows.from + (kPair + 1) * kLine, rows.stride);
+  }
   tmm_dot<kPair, 4, kValues>();
   if constexpr (kHeads == 8) {
     tmm_dot<kPair, 5, kValues>();
   }
-  prefetch_beside(rows, kPair * kLine, cursor);
+  prefetch_ahead(cursor);
   if constexpr (kPair + 1 < kPairs) {
     tmm_add_pairs<kHeads, kPair + 1, kPairs>(rows, cursor);
   }
@@ -438,21 +431,20 @@ PKV_TILE_INLINE void tmm_add_column(const HeadBlock& block, const Tile& tile, co
     const std::int32_t begin = i * kTmmRows;
     TmmRows rows;
     if (__builtin_expect((even.v >> i & 1U) != 0, 1)) {
-      rows = {tile.v[begin] + offset, even.v_stride, block.next_offset};
+      rows = {tile.v[begin] + offset, even.v_stride};
     } else {
-      rows = copy_rows<Fill::kZeros>(tile.v + begin, tile.num_tokens - begin, offset, kPairs, block.next_offset,
-                                     copy[i % 2]);
+      rows = copy_rows<Fill::kZeros>(tile.v + begin, tile.num_tokens - begin, offset, kPairs, copy[i % 2]);
     }
     if constexpr (kHeads == 16) {
       tmm_load<6>(rows.from, rows.stride);
-      prefetch_beside(rows, 0, cursor);
+      prefetch_ahead(cursor);
       if constexpr (kPairs == 2) {
         tmm_load<7>(rows.from + kLine, rows.stride);
       }
       tmm_add_part<0, 0, kPairs>(weights);
       tmm_add_part<0, 1, kPairs>(weights);
       if constexpr (kPairs == 2) {
-        prefetch_beside(rows, kLine, cursor);
+        prefetch_ahead(cursor);
       }
       tmm_add_part<1, 0, kPairs>(weights);
       tmm_add_part<1, 1, kPairs>(weights);
@@ -461,6 +453,7 @@ PKV_TILE_INLINE void tmm_add_column(const HeadBlock& block, const Tile& tile, co
       if constexpr (kHeads == 8) {
         tmm_load<5>(weights + kTmmBytes, kTmmRowBytes);
       }
+      tmm_load<6>(rows.from, rows.stride);
       tmm_add_pairs<kHeads, 0, kPairs>(rows, cursor);
     }
   }
