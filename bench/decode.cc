@@ -272,21 +272,20 @@ Result<nlohmann::json> measure(const Options& options) {
       }
     }
   }
-  nlohmann::json report = {
-      {"device", prober.describe()},
-      {"huge_pages", huge_page_mode_name(prober.topology().huge_pages)},
-      {"lens", options.lens},
-      {"dtype", options.dtype},
-      {"order", options.order},
-      {"page_size", options.page_size},
-      {"q_dtype", dtype_name(*q_dtype)},
-      {"in_cache_kb", options.cache_kb},
-      {"q_heads", options.shape.num_q_heads},
-      {"kv_heads", options.shape.num_kv_heads},
-      {"head_dim", options.shape.head_dim},
-      {"repeats", options.repeats},
-      {"probe_gb_per_s", spread(probe_gb_per_s)},
-      {"routes", nlohmann::json::array()}};
+  nlohmann::json report = {{"device", prober.describe()},
+                           {"huge_pages", huge_page_mode_name(prober.topology().huge_pages)},
+                           {"lens", options.lens},
+                           {"dtype", options.dtype},
+                           {"order", options.order},
+                           {"page_size", options.page_size},
+                           {"q_dtype", dtype_name(*q_dtype)},
+                           {"in_cache_kb", options.cache_kb},
+                           {"q_heads", options.shape.num_q_heads},
+                           {"kv_heads", options.shape.num_kv_heads},
+                           {"head_dim", options.shape.head_dim},
+                           {"repeats", options.repeats},
+                           {"probe_gb_per_s", spread(probe_gb_per_s)},
+                           {"routes", nlohmann::json::array()}};
   for (RouteSamples& route : routes) {
     const Isa isa = route.backend->isa();
     report["routes"].push_back({{"name", route.name},
@@ -330,7 +329,8 @@ int main(int argc, char** argv) {
   app.add_option("--heads-per-task", options.heads_per_task, "0: each route chooses")->capture_default_str();
   app.add_option("--merge", options.merge, "separate or fused")->capture_default_str();
   app.add_option("--threads", options.threads, "0: one a physical core")->capture_default_str();
-  app.add_option("--isa", options.isas, "portable, avx2, avx512, avx512bf16, amx; several in turn; the best when not set")
+  app.add_option("--isa", options.isas,
+                 "portable, avx2, avx512, avx512bf16, amx; several in turn; the best when not set")
       ->delimiter(',');
   app.add_option("--repeats", options.repeats)->check(CLI::Range(1, 100000))->capture_default_str();
   app.add_option("--pool-caches", options.pool_caches, "K,V pool in multiples of the last-level cache")

@@ -336,10 +336,11 @@ void add_route_options(Options& options, RouteArguments& routes) {
                 "all|LIST", routes.routes);
   options.words({"--splits", "Splits of all routes that split, or of single ones", "the route chooses"},
                 "N|ROUTE=N,...", routes.splits);
-  options.integer({"--heads-per-task", "KV heads a task, for all routes", "1, for pages what the rule chooses"}, routes.heads_per_task,
-                  {.min = 1, .max = kMaxKvHeads});
-  options.choice<MergeMode>({"--merge", "Who merges the splits of a row: a pass of its own, or the last task to end", "separate"}, routes.merge,
-                            {"separate", "fused"}, parse_merge_mode);
+  options.integer({"--heads-per-task", "KV heads a task, for all routes", "1, for pages what the rule chooses"},
+                  routes.heads_per_task, {.min = 1, .max = kMaxKvHeads});
+  options.choice<MergeMode>(
+      {"--merge", "Who merges the splits of a row: a pass of its own, or the last task to end", "separate"},
+      routes.merge, {"separate", "fused"}, parse_merge_mode);
   options.words({"--baseline", "Route that ratios are against", "row, or else the first"}, "ROUTE", routes.baseline);
 }
 

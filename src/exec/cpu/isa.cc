@@ -27,7 +27,8 @@ Result<Isa> parse_isa(std::string_view name) {
     }
   }
   return Error{ErrorCode::kInvalidArgument,
-               fmt::format("unknown instruction set '{}'; known: portable, avx2, avx512, avx512bf16, amx", name), "isa"};
+               fmt::format("unknown instruction set '{}'; known: portable, avx2, avx512, avx512bf16, amx", name),
+               "isa"};
 }
 
 std::vector<Isa> supported_isas() {

@@ -48,10 +48,7 @@ PKV_TILE_INLINE void tmm_load(const void* from, std::int64_t stride) {
 }
 template <int kFrom>
 PKV_TILE_INLINE void tmm_store(void* to) {
-  asm volatile("tilestored %%tmm%c0, (%1,%2,1)"
-               :
-               : "i"(kFrom), "r"(to), "r"(std::int64_t{kTmmRowBytes})
-               : "memory");
+  asm volatile("tilestored %%tmm%c0, (%1,%2,1)" : : "i"(kFrom), "r"(to), "r"(std::int64_t{kTmmRowBytes}) : "memory");
 }
 template <int kTmm>
 PKV_TILE_INLINE void tmm_zero() {
@@ -166,8 +163,8 @@ struct EvenBlocks {
 };
 
 inline std::uint32_t even_blocks(const std::byte* const* rows, std::int32_t num_tokens, std::int64_t stride) {
-  const __m512i steps = _mm512_set_epi64(7 * stride, 6 * stride, 5 * stride, 4 * stride, 3 * stride, 2 * stride, stride,
-                                         0);
+  const __m512i steps =
+      _mm512_set_epi64(7 * stride, 6 * stride, 5 * stride, 4 * stride, 3 * stride, 2 * stride, stride, 0);
   std::uint32_t even = 0;
   for (std::int32_t i = 0; i < num_tokens / kTmmRows; ++i, rows += kTmmRows) {
     const __m512i low = _mm512_add_epi64(_mm512_set1_epi64(reinterpret_cast<std::int64_t>(rows[0])), steps);
@@ -203,8 +200,8 @@ __attribute__((noinline)) TmmRows copy_rows(const std::byte* const* rows, std::i
   }
   for (std::int32_t t = valid; t < kTmmRows; ++t, row += stride) {
     for (std::int32_t i = 0; i < lines; ++i) {
-      _mm512_store_si512(row + i * kLine, kFill == Fill::kZeros ? _mm512_setzero_si512()
-                                                                : _mm512_load_si512(row - stride + i * kLine));
+      _mm512_store_si512(row + i * kLine,
+                         kFill == Fill::kZeros ? _mm512_setzero_si512() : _mm512_load_si512(row - stride + i * kLine));
     }
   }
   return {.from = to, .stride = stride};
@@ -296,8 +293,8 @@ PKV_TILE_INLINE __m512 gather_dots(const float* dots) {
     static_assert(kHeads == 4);
     const __m512i lanes = _mm512_set_epi32(19, 3, 19, 3, 18, 2, 18, 2, 17, 1, 17, 1, 16, 0, 16, 0);
     const __m512 low = _mm512_permutex2var_ps(_mm512_load_ps(dots), lanes, _mm512_load_ps(dots + kVectorLanes));
-    const __m512 high = _mm512_permutex2var_ps(_mm512_load_ps(dots + 2 * kVectorLanes), lanes,
-                                               _mm512_load_ps(dots + 3 * kVectorLanes));
+    const __m512 high =
+        _mm512_permutex2var_ps(_mm512_load_ps(dots + 2 * kVectorLanes), lanes, _mm512_load_ps(dots + 3 * kVectorLanes));
     return _mm512_mask_mov_ps(low, 0xCCCC, high);
   }
 }

@@ -1,5 +1,6 @@
 // The decode kernel in AVX-512 intrinsics: one task, a range of tokens and KV heads of one row.
-// Not here: which shapes it takes (tile_kernels.h), merging, and the same maths for other ISAs (decode_inl.h).
+// Not here: which shapes it takes (tile_kernels.h), QK and PV by AMX (tile_amx_inl.h), merging, and the same maths for
+// other ISAs (decode_inl.h).
 //
 // 1. Maths: as decode_inl.h, with logits in units of ln 2, x_j = scale log2(e) q.k_j, so that the softmax is
 //    exp2: a polynomial of degree 5 on the fraction, scaled by the integer part (relative error under 2e-7). A
@@ -28,7 +29,7 @@
 //    QK, gives the repeats the logit -inf, and leaves them out of PV: 0 * NaN must not come in. The block
 //    table is read up to the task's last page. No result depends on which worker runs the task.
 
-// No include guard: compiled once for AVX-512 and once with AVX512-BF16, in namespace PKV_TILE_NAMESPACE, between
+// No include guard: compiled for AVX-512, with AVX512-BF16 and with AMX, in namespace PKV_TILE_NAMESPACE, between
 // PKV_TILE_BEGIN and PKV_TILE_END (tile_target.h).
 
 PKV_TILE_BEGIN
@@ -783,8 +784,9 @@ struct Strides {
 /// K of all heads, then V of all heads, instead of head by head.
 inline bool reads_by_page(const KvLayout& layout) { return layout.k_strides.kv_head >= layout.k_strides.slot; }
 
-/// Tokens of a tile of `token_bytes` bytes of K (or V) a token; `least`: kTileTokens or kLargeTileTokens. Tiles of few bytes are long ones, too: they must last
-/// until what is asked for has come, and finding rows and the softmax have a cost a tile.
+/// Tokens of a tile of `token_bytes` bytes of K (or V) a token; `least`: kTileTokens or kLargeTileTokens. Tiles of few
+/// bytes are long ones, too: they must last until what is asked for has come, and finding rows and the softmax have a
+/// cost a tile.
 inline std::int32_t tile_tokens(const KvLayout& layout, std::int64_t token_bytes, std::int32_t least) {
   constexpr std::int64_t kSmallTileBytes = 16384;  // 8 KiB of K a tile: 0.74 of the probe, 16: 0.78, 64: 0.79
   if (!reads_by_page(layout)) {

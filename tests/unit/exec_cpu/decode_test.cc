@@ -12,7 +12,8 @@ namespace pkv::testing {
 namespace {
 
 BackendCase case_of(Isa isa, const Tolerance& tolerance = {}) {
-  return {.name = std::string(isa_name(isa)), .make = [isa]() -> std::shared_ptr<Backend> {
+  return {.name = std::string(isa_name(isa)),
+          .make = [isa]() -> std::shared_ptr<Backend> {
             const std::vector<Isa> isas = supported_isas();
             if (std::find(isas.begin(), isas.end(), isa) == isas.end()) {
               return nullptr;

@@ -88,10 +88,10 @@ TEST(Isa, Forced_ReallyRan) {
         has_tile ? RanKernel{DecodeKernel::kAvx512Tile, Isa::kAvx512} : RanKernel{DecodeKernel::kGeneral, isa};
     EXPECT_EQ(kernel_that_ran(isa, DType::kF16, 64), tile);
     EXPECT_EQ(kernel_that_ran(isa, DType::kF32, 80), tile);
-    EXPECT_EQ(kernel_that_ran(isa, DType::kBF16, 64),
-              isa == Isa::kAmx          ? (RanKernel{DecodeKernel::kAmxTile, Isa::kAmx})
-              : isa == Isa::kAvx512Bf16 ? (RanKernel{DecodeKernel::kAvx512Bf16Tile, Isa::kAvx512Bf16})
-                                        : tile);
+    EXPECT_EQ(kernel_that_ran(isa, DType::kBF16, 64), isa == Isa::kAmx ? (RanKernel{DecodeKernel::kAmxTile, Isa::kAmx})
+                                                      : isa == Isa::kAvx512Bf16
+                                                          ? (RanKernel{DecodeKernel::kAvx512Bf16Tile, Isa::kAvx512Bf16})
+                                                          : tile);
     EXPECT_EQ(kernel_that_ran(isa, DType::kF16, 72),
               (RanKernel{DecodeKernel::kGeneral, has_tile ? Isa::kAvx512 : isa}));
   }

@@ -108,10 +108,8 @@ TEST_F(AmxTile, HugeLogits_MatchOracle) {
 }
 
 TEST_F(AmxTile, OneWorkerAndMany_AreBitIdentical) {
-  const CaseSpec spec = {.shape = shape_of(8, 128, 4),
-                         .lens = {700, 20, 333},
-                         .kv_dtype = DType::kBF16,
-                         .q_dtype = DType::kBF16};
+  const CaseSpec spec = {
+      .shape = shape_of(8, 128, 4), .lens = {700, 20, 333}, .kv_dtype = DType::kBF16, .q_dtype = DType::kBF16};
   const PagedCase paged(spec);
   const PlanOptions options = {.route = Route::kPages, .splits = 5, .num_workers = 2};
   const CaseOutput two = paged.run(*backend_, options);
