@@ -32,7 +32,7 @@ struct Options {
   std::int32_t heads_per_task = 0;
   std::string merge = "separate";
   std::int32_t threads = 0;
-  std::string isa;
+  std::vector<std::string> isas = {""};  // "": the best
   std::int32_t repeats = 20;
   double pool_caches = 8.0;  // K,V pool in multiples of the last-level cache
 };
@@ -118,11 +118,27 @@ class Pool {
 
 struct RouteSamples {
   std::string name;
+  CpuBackend* backend = nullptr;
   PlanOptions options;
   bool by_rule = false;  // cpu_rule divides every step anew
   Plan plan;
   std::vector<double> gb_per_s, share, share_of_bound, in_cache_gb_per_s, wall_us, plan_us, dispatch_us, merge_us;
 };
+
+Result<std::unique_ptr<CpuBackend>> make_backend(const Options& options, const std::string& isa_name) {
+  CpuOptions cpu;
+  if (options.threads > 0) {
+    cpu.threads = options.threads;
+  }
+  if (!isa_name.empty()) {
+    const Result<Isa> isa = parse_isa(isa_name);
+    if (!isa.ok()) {
+      return isa.error();
+    }
+    cpu.isa = *isa;
+  }
+  return CpuBackend::create(cpu);
+}
 
 Result<nlohmann::json> measure(const Options& options) {
   const Result<DType> dtype = parse_dtype(options.dtype);
@@ -134,23 +150,16 @@ Result<nlohmann::json> measure(const Options& options) {
   if (!layout.ok()) {
     return layout.error();
   }
-  CpuOptions cpu;
-  if (options.threads > 0) {
-    cpu.threads = options.threads;
-  }
-  if (!options.isa.empty()) {
-    const Result<Isa> isa = parse_isa(options.isa);
-    if (!isa.ok()) {
-      return isa.error();
+  std::vector<std::unique_ptr<CpuBackend>> backends;
+  for (const std::string& isa : options.isas) {
+    Result<std::unique_ptr<CpuBackend>> made = make_backend(options, isa);
+    if (!made.ok()) {
+      return made.error();
     }
-    cpu.isa = *isa;
+    backends.push_back(*std::move(made));
   }
-  Result<std::unique_ptr<CpuBackend>> made = CpuBackend::create(cpu);
-  if (!made.ok()) {
-    return made.error();
-  }
-  CpuBackend& backend = **made;
-  Result<Pool> pool = Pool::make(options, *dtype, *layout, backend.topology().last_level_cache_bytes());
+  CpuBackend& prober = *backends.front();
+  Result<Pool> pool = Pool::make(options, *dtype, *layout, prober.topology().last_level_cache_bytes());
   if (!pool.ok()) {
     return pool.error();
   }
@@ -159,7 +168,9 @@ Result<nlohmann::json> measure(const Options& options) {
     return batch.error();
   }
   std::vector<RouteSamples> routes;
-  for (const std::string& name : options.routes) {
+  for (std::size_t i = 0; i < options.routes.size() * backends.size(); ++i) {
+    const std::string& name = options.routes[i / backends.size()];
+    CpuBackend& backend = *backends[i % backends.size()];
     const bool by_rule = name == "rule";
     const Result<Route> route = by_rule ? Route::kPages : parse_route(name);
     if (!route.ok()) {
@@ -189,6 +200,7 @@ Result<nlohmann::json> measure(const Options& options) {
     PKV_RETURN_IF_ERROR(backend.reserve(*plan));
     RouteSamples samples;
     samples.name = name;
+    samples.backend = &backend;
     samples.options = plan_options;
     samples.by_rule = by_rule;
     samples.plan = *std::move(plan);
@@ -212,7 +224,8 @@ Result<nlohmann::json> measure(const Options& options) {
   for (std::int32_t repeat = -kWarmUp; repeat < options.repeats; ++repeat) {
     for (RouteSamples& route : routes) {  // a probe before each route: neighbours in time
       batch = pool->next_batch(options);
-      const Result<ProbeResult> probe = backend.paged_read_probe(*batch, pool->kv());
+      CpuBackend& backend = *route.backend;
+      const Result<ProbeResult> probe = prober.paged_read_probe(*batch, pool->kv());
       if (!probe.ok()) {
         return probe.error();
       }
@@ -259,25 +272,25 @@ Result<nlohmann::json> measure(const Options& options) {
       }
     }
   }
-  nlohmann::json report = {
-      {"device", backend.describe()},
-      {"isa", isa_name(backend.isa())},
-      {"huge_pages", huge_page_mode_name(backend.topology().huge_pages)},
-      {"lens", options.lens},
-      {"dtype", options.dtype},
-      {"order", options.order},
-      {"page_size", options.page_size},
-      {"q_dtype", dtype_name(*q_dtype)},
-      {"in_cache_kb", options.cache_kb},
-      {"kernel", decode_kernel_name(decode_kernel(backend.isa(), options.shape, *dtype, *q_dtype))},
-      {"q_heads", options.shape.num_q_heads},
-      {"kv_heads", options.shape.num_kv_heads},
-      {"head_dim", options.shape.head_dim},
-      {"repeats", options.repeats},
-      {"probe_gb_per_s", spread(probe_gb_per_s)},
-      {"routes", nlohmann::json::array()}};
+  nlohmann::json report = {{"device", prober.describe()},
+                           {"huge_pages", huge_page_mode_name(prober.topology().huge_pages)},
+                           {"lens", options.lens},
+                           {"dtype", options.dtype},
+                           {"order", options.order},
+                           {"page_size", options.page_size},
+                           {"q_dtype", dtype_name(*q_dtype)},
+                           {"in_cache_kb", options.cache_kb},
+                           {"q_heads", options.shape.num_q_heads},
+                           {"kv_heads", options.shape.num_kv_heads},
+                           {"head_dim", options.shape.head_dim},
+                           {"repeats", options.repeats},
+                           {"probe_gb_per_s", spread(probe_gb_per_s)},
+                           {"routes", nlohmann::json::array()}};
   for (RouteSamples& route : routes) {
+    const Isa isa = route.backend->isa();
     report["routes"].push_back({{"name", route.name},
+                                {"isa", isa_name(isa)},
+                                {"kernel", decode_kernel_name(decode_kernel(isa, options.shape, *dtype, *q_dtype))},
                                 {"splits", route.plan.max_splits()},
                                 {"tasks", route.plan.counters().num_tasks},
                                 {"gb_per_s", spread(route.gb_per_s)},
@@ -316,7 +329,9 @@ int main(int argc, char** argv) {
   app.add_option("--heads-per-task", options.heads_per_task, "0: each route chooses")->capture_default_str();
   app.add_option("--merge", options.merge, "separate or fused")->capture_default_str();
   app.add_option("--threads", options.threads, "0: one a physical core")->capture_default_str();
-  app.add_option("--isa", options.isa, "portable, avx2, avx512 or avx512bf16; the best when not set");
+  app.add_option("--isa", options.isas,
+                 "portable, avx2, avx512, avx512bf16, amx; several in turn; the best when not set")
+      ->delimiter(',');
   app.add_option("--repeats", options.repeats)->check(CLI::Range(1, 100000))->capture_default_str();
   app.add_option("--pool-caches", options.pool_caches, "K,V pool in multiples of the last-level cache")
       ->capture_default_str();

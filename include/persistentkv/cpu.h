@@ -19,9 +19,10 @@ enum class Isa : std::uint8_t {
   kAvx2,        // AVX2, FMA, F16C
   kAvx512,      // AVX-512 F, BW, DQ, VL
   kAvx512Bf16,  // and AVX512-BF16: vdpbf16ps where K, V and queries are bf16
+  kAmx,         // and AMX-BF16: tdpbf16ps where K, V and queries are bf16
 };
 
-/// "portable", "avx2", "avx512", "avx512bf16".
+/// "portable", "avx2", "avx512", "avx512bf16", "amx".
 std::string_view isa_name(Isa isa);
 /// Errors: kInvalidArgument that lists the names.
 Result<Isa> parse_isa(std::string_view name);

@@ -325,7 +325,7 @@ void add_worker_options(Options& options, WorkerArguments& workers) {
   options.choice<WaitMode>({"--wait", "How workers wait between steps", "sleep"}, workers.wait, {"spin", "sleep"},
                            parse_wait);
   options.choice<Isa>({"--isa", "Instruction set of the kernels", "the best this CPU has"}, workers.isa,
-                      {"portable", "avx2", "avx512", "avx512bf16"}, parse_isa);
+                      {"portable", "avx2", "avx512", "avx512bf16", "amx"}, parse_isa);
 }
 
 void add_route_options(Options& options, RouteArguments& routes) {
@@ -336,10 +336,11 @@ void add_route_options(Options& options, RouteArguments& routes) {
                 "all|LIST", routes.routes);
   options.words({"--splits", "Splits of all routes that split, or of single ones", "the route chooses"},
                 "N|ROUTE=N,...", routes.splits);
-  options.integer({"--heads-per-task", "KV heads a task, for all routes", "1, for pages what the rule chooses"}, routes.heads_per_task,
-                  {.min = 1, .max = kMaxKvHeads});
-  options.choice<MergeMode>({"--merge", "Who merges the splits of a row: a pass of its own, or the last task to end", "separate"}, routes.merge,
-                            {"separate", "fused"}, parse_merge_mode);
+  options.integer({"--heads-per-task", "KV heads a task, for all routes", "1, for pages what the rule chooses"},
+                  routes.heads_per_task, {.min = 1, .max = kMaxKvHeads});
+  options.choice<MergeMode>(
+      {"--merge", "Who merges the splits of a row: a pass of its own, or the last task to end", "separate"},
+      routes.merge, {"separate", "fused"}, parse_merge_mode);
   options.words({"--baseline", "Route that ratios are against", "row, or else the first"}, "ROUTE", routes.baseline);
 }
 

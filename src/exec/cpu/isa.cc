@@ -6,7 +6,7 @@
 
 namespace pkv {
 namespace {
-constexpr Isa kAllIsas[] = {Isa::kPortable, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16};
+constexpr Isa kAllIsas[] = {Isa::kPortable, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16, Isa::kAmx};
 }  // namespace
 
 std::string_view isa_name(Isa isa) {
@@ -15,6 +15,7 @@ std::string_view isa_name(Isa isa) {
     case Isa::kAvx2: return "avx2";
     case Isa::kAvx512: return "avx512";
     case Isa::kAvx512Bf16: return "avx512bf16";
+    case Isa::kAmx: return "amx";
   }
   return "unknown";
 }
@@ -26,7 +27,8 @@ Result<Isa> parse_isa(std::string_view name) {
     }
   }
   return Error{ErrorCode::kInvalidArgument,
-               fmt::format("unknown instruction set '{}'; known: portable, avx2, avx512, avx512bf16", name), "isa"};
+               fmt::format("unknown instruction set '{}'; known: portable, avx2, avx512, avx512bf16, amx", name),
+               "isa"};
 }
 
 std::vector<Isa> supported_isas() {

@@ -78,7 +78,11 @@ class ScratchCarver {
 Scratch carve(ScratchCarver& carver, const AttentionShape& shape, std::int64_t heads, std::int64_t splits) {
   constexpr std::int64_t kSegmentLists = 4;
   const std::int64_t dims = padded_dim(shape.head_dim);
+  const std::int64_t num_kv_heads = ceil_div<std::int64_t>(heads, shape.group_size());
   const std::int64_t line_pairs = kTileTokens * ceil_div<std::int64_t>(shape.head_dim * 4, kLinePairBytesOfScratch);
+  if (shape.group_size() >= kAmxLeastGroup) {
+    heads = num_kv_heads * padded_group(shape.group_size());
+  }
   Scratch scratch;
   scratch.q = carver.take<float>(heads * dims);
   scratch.acc = carver.take<float>(heads * dims);
@@ -88,7 +92,7 @@ Scratch carve(ScratchCarver& carver, const AttentionShape& shape, std::int64_t h
   scratch.factors = carver.take<float>(round_up<std::int64_t>(splits, kMaxLanes));
   scratch.k_lines = carver.take<const std::byte*>(line_pairs);
   scratch.v_lines = carver.take<const std::byte*>(line_pairs);
-  scratch.segments_per_list = kMostTileTokens * ceil_div<std::int64_t>(heads, shape.group_size());
+  scratch.segments_per_list = kMostTileTokens * num_kv_heads;
   scratch.segments = carver.take<ReadSegment>(kSegmentLists * scratch.segments_per_list);
   scratch.line_pairs = carver.take<const std::byte*>(std::int64_t{4} * kMostListedPairs);
   return scratch;
@@ -114,6 +118,7 @@ std::string_view decode_kernel_name(DecodeKernel kernel) {
     case DecodeKernel::kGeneral: return "general";
     case DecodeKernel::kAvx512Tile: return "avx512-tile";
     case DecodeKernel::kAvx512Bf16Tile: return "avx512bf16-tile";
+    case DecodeKernel::kAmxTile: return "amx-tile";
   }
   return "unknown";
 }
@@ -121,10 +126,14 @@ std::string_view decode_kernel_name(DecodeKernel kernel) {
 #if defined(__x86_64__)
 
 DecodeKernel decode_kernel(Isa isa, const AttentionShape& shape, DType kv_dtype, DType q_dtype) {
-  if (isa == Isa::kAvx512Bf16 && avx512_bf16_tile_takes(shape, kv_dtype, q_dtype)) {
+  if (isa == Isa::kAmx && amx_tile_takes(shape, kv_dtype, q_dtype)) {
+    return DecodeKernel::kAmxTile;
+  }
+  const bool has_bf16 = isa == Isa::kAvx512Bf16 || isa == Isa::kAmx;
+  if (has_bf16 && avx512_bf16_tile_takes(shape, kv_dtype, q_dtype)) {
     return DecodeKernel::kAvx512Bf16Tile;
   }
-  const bool has_tile = isa == Isa::kAvx512 || isa == Isa::kAvx512Bf16;
+  const bool has_tile = isa == Isa::kAvx512 || has_bf16;
   return has_tile && avx512_tile_takes(shape) ? DecodeKernel::kAvx512Tile : DecodeKernel::kGeneral;
 }
 
@@ -137,14 +146,26 @@ RanKernel decode_avx512_bf16(const StepArgs& args, const Task& task, const Scrat
              : N_AVX3::decode_best(args, task, scratch, lookahead);
 }
 
+RanKernel decode_amx(const StepArgs& args, const Task& task, const Scratch& scratch, const Lookahead& lookahead) {
+  return amx_tile_takes(args.shape, args.kv.dtype, args.q.dtype) ? amx_tile_decode(args, task, scratch, lookahead)
+                                                                 : decode_avx512_bf16(args, task, scratch, lookahead);
+}
+
 /// The table of AVX-512 with another decode.
+KernelTable avx512_table_with(Isa isa, decltype(KernelTable::decode) decode) {
+  KernelTable table = *N_AVX3::kernel_table();
+  table.isa = isa;
+  table.decode = decode;
+  return table;
+}
+
 const KernelTable* avx512_bf16_table() {
-  static const KernelTable kTable = [] {
-    KernelTable table = *N_AVX3::kernel_table();
-    table.isa = Isa::kAvx512Bf16;
-    table.decode = &decode_avx512_bf16;
-    return table;
-  }();
+  static const KernelTable kTable = avx512_table_with(Isa::kAvx512Bf16, &decode_avx512_bf16);
+  return &kTable;
+}
+
+const KernelTable* amx_table() {
+  static const KernelTable kTable = avx512_table_with(Isa::kAmx, &decode_amx);
   return &kTable;
 }
 
@@ -158,6 +179,12 @@ DecodeKernel decode_kernel(Isa, const AttentionShape&, DType, DType) { return De
 
 const KernelTable* find_kernels(Isa isa) {
   switch (isa) {
+    case Isa::kAmx:  // what it does not take runs as avx512bf16
+#if HWY_TARGETS & HWY_AVX3
+      return find_kernels(Isa::kAvx512Bf16) != nullptr && amx_runs() ? amx_table() : nullptr;
+#else
+      return nullptr;
+#endif
     case Isa::kAvx512Bf16:
 #if HWY_TARGETS & HWY_AVX3
       return cpu_runs(HWY_AVX3) && __builtin_cpu_supports("avx512bf16") != 0 ? avx512_bf16_table() : nullptr;

@@ -82,14 +82,18 @@ constexpr std::int64_t line_pairs(std::int64_t tokens, std::int64_t heads, std::
 /// Floats of a head's row in scratch.
 constexpr std::int32_t padded_dim(std::int32_t head_dim) { return (head_dim + kMaxLanes - 1) / kMaxLanes * kMaxLanes; }
 
+/// Rows of scratch of a KV head in the AMX kernel: blocks of 16 query heads, and one of 16 or 8 that need not be full.
+constexpr std::int32_t padded_group(std::int32_t group_size) { return (group_size + 7) / 8 * 8; }
+
 /// Which decode kernel runs a step.
 enum class DecodeKernel : std::uint8_t {
   kGeneral,         // decode_inl.h: any shape, any instruction set
   kAvx512Tile,      // tile_avx512_inl.h
   kAvx512Bf16Tile,  // the same with vdpbf16ps
+  kAmxTile,         // the same with tdpbf16ps (tile_amx_inl.h)
 };
 
-/// "general", "avx512-tile", "avx512bf16-tile".
+/// "general", "avx512-tile", "avx512bf16-tile", "amx-tile".
 std::string_view decode_kernel_name(DecodeKernel kernel);
 
 /// What ran, as the kernel itself says it: which one, and the instruction set that it was compiled for.

@@ -1,5 +1,6 @@
 // The decode kernel in AVX-512 intrinsics: one task, a range of tokens and KV heads of one row.
-// Not here: which shapes it takes (tile_kernels.h), merging, and the same maths for other ISAs (decode_inl.h).
+// Not here: which shapes it takes (tile_kernels.h), QK and PV by AMX (tile_amx_inl.h), merging, and the same maths for
+// other ISAs (decode_inl.h).
 //
 // 1. Maths: as decode_inl.h, with logits in units of ln 2, x_j = scale log2(e) q.k_j, so that the softmax is
 //    exp2: a polynomial of degree 5 on the fraction, scaled by the integer part (relative error under 2e-7). A
@@ -28,7 +29,7 @@
 //    QK, gives the repeats the logit -inf, and leaves them out of PV: 0 * NaN must not come in. The block
 //    table is read up to the task's last page. No result depends on which worker runs the task.
 
-// No include guard: compiled once for AVX-512 and once with AVX512-BF16, in namespace PKV_TILE_NAMESPACE, between
+// No include guard: compiled for AVX-512, with AVX512-BF16 and with AMX, in namespace PKV_TILE_NAMESPACE, between
 // PKV_TILE_BEGIN and PKV_TILE_END (tile_target.h).
 
 PKV_TILE_BEGIN
@@ -43,6 +44,7 @@ enum class Kind : std::uint8_t {
   kF16,      // vcvtph2ps
   kBF16,     // by shifts and masks
   kBF16Dot,  // vdpbf16ps in QK, which is exact for bf16 queries; shifts in PV
+  kBF16Amx,  // tdpbf16ps in QK and PV (tile_amx_inl.h)
 };
 
 /// Whether the rows of a tile share their load instructions.
@@ -178,7 +180,9 @@ struct SumTree {
 /// All lanes of an aligned segment of kSegment lanes hold its maximum.
 template <int kSegment>
 PKV_TILE_INLINE __m512 max_of_segments(__m512 v) {
-  v = _mm512_max_ps(v, _mm512_permute_ps(v, 0xB1));
+  if constexpr (kSegment >= 2) {
+    v = _mm512_max_ps(v, _mm512_permute_ps(v, 0xB1));
+  }
   if constexpr (kSegment >= 4) {
     v = _mm512_max_ps(v, _mm512_permute_ps(v, 0x4E));
   }
@@ -593,22 +597,23 @@ PKV_TILE_INLINE __m512 logits_of_tile(const HeadBlock& block, const Tile& tile, 
   return maximum;
 }
 
-/// Multiplies the accumulators of each head by its factor.
-template <int kHeads>
+/// Multiplies the accumulators of each head by its factor. kRows: of a vector of acc; row i belongs to head i % kHeads.
+template <int kHeads, int kRows>
 __attribute__((noinline)) void rescale(const HeadBlock& block, __m512 factors) {
   alignas(64) float by_lane[kVectorLanes];
   _mm512_store_ps(by_lane, factors);
   const std::int32_t num_vectors = block.num_pairs * 2 + block.has_odd;
   for (std::int32_t i = 0; i < num_vectors; ++i) {
-    for (int h = 0; h < kHeads; ++h) {
-      float* acc = block.acc + (i * kHeads + h) * kVectorLanes;
-      _mm512_store_ps(acc, _mm512_mul_ps(_mm512_load_ps(acc), _mm512_set1_ps(by_lane[h * kBlockTokens<kHeads>])));
+    for (int row = 0; row < kRows; ++row) {
+      float* acc = block.acc + (i * kRows + row) * kVectorLanes;
+      const float factor = by_lane[row % kHeads * kBlockTokens<kHeads>];
+      _mm512_store_ps(acc, _mm512_mul_ps(_mm512_load_ps(acc), _mm512_set1_ps(factor)));
     }
   }
 }
 
 /// Turns the logits in p into weights 2^(x - m), and brings m, l and acc up to date.
-template <int kHeads>
+template <int kHeads, int kRows = kHeads>
 PKV_TILE_INLINE void softmax_of_tile(const HeadBlock& block, __m512 lane_maximum, std::int32_t num_tokens) {
   const __m512 tile_maximum = max_of_segments<kBlockTokens<kHeads>>(lane_maximum);
   __m512 m = _mm512_load_ps(block.m);
@@ -619,7 +624,7 @@ PKV_TILE_INLINE void softmax_of_tile(const HeadBlock& block, __m512 lane_maximum
     // Heads that stay at -inf keep their empty state: -inf - -inf would be NaN.
     const __mmask16 rises = _mm512_cmp_ps_mask(raised, m, _CMP_GT_OQ);
     const __m512 factors = _mm512_mask_mov_ps(_mm512_set1_ps(1.0F), rises, exp2_nonpositive(_mm512_sub_ps(m, raised)));
-    rescale<kHeads>(block, factors);
+    rescale<kHeads, kRows>(block, factors);
     l = _mm512_mul_ps(l, factors);
     m = raised;
     _mm512_store_ps(block.m, m);
@@ -758,6 +763,16 @@ __attribute__((noinline)) void add_values(const HeadBlock& block, const Tile& ti
   caller_cursor = cursor;
 }
 
+#if PKV_TILE_AMX
+}  // namespace PKV_TILE_NAMESPACE
+}  // namespace pkv
+PKV_TILE_END
+#include "exec/cpu/tile_amx_inl.h"
+PKV_TILE_BEGIN
+namespace pkv {
+namespace PKV_TILE_NAMESPACE {
+#endif
+
 // 11. A task.
 
 /// Bytes between pages, slots and heads, of K or of V, and how their bytes lie together.
@@ -769,30 +784,31 @@ struct Strides {
 /// K of all heads, then V of all heads, instead of head by head.
 inline bool reads_by_page(const KvLayout& layout) { return layout.k_strides.kv_head >= layout.k_strides.slot; }
 
-/// Tokens of a tile of `token_bytes` bytes of K (or V) a token. Tiles of few bytes are long ones, too: they must last
-/// until what is asked for has come, and finding rows and the softmax have a cost a tile.
-inline std::int32_t tile_tokens(const KvLayout& layout, std::int64_t token_bytes) {
+/// Tokens of a tile of `token_bytes` bytes of K (or V) a token; `least`: kTileTokens or kLargeTileTokens. Tiles of few
+/// bytes are long ones, too: they must last until what is asked for has come, and finding rows and the softmax have a
+/// cost a tile.
+inline std::int32_t tile_tokens(const KvLayout& layout, std::int64_t token_bytes, std::int32_t least) {
   constexpr std::int64_t kSmallTileBytes = 16384;  // 8 KiB of K a tile: 0.74 of the probe, 16: 0.78, 64: 0.79
   if (!reads_by_page(layout)) {
-    return kTileTokens;
+    return least;
   }
   if (kLargeTileTokens * token_bytes <= kSmallTileBytes) {
     return kMostTileTokens;
   }
   const bool large = layout.page_size >= kLargeTileTokens || kTileTokens * token_bytes <= kSmallTileBytes;
-  return large ? kLargeTileTokens : kTileTokens;
+  return large ? kLargeTileTokens : least;
 }
 
 /// Finds the tiles of one task and lists their bytes.
 class TileFinder {
  public:
-  TileFinder(const StepArgs& args, const Task& task, std::int64_t element_bytes)
+  TileFinder(const StepArgs& args, const Task& task, std::int64_t element_bytes, std::int32_t least_tokens)
       : pages_(args.block_table.row(task.row).data()),
         token_end_(task.token_end),
         num_heads_(task.kv_head_end - task.kv_head_begin),
         page_size_(args.kv.layout.page_size),
         row_bytes_(args.shape.head_dim * element_bytes),
-        tile_tokens_(tile_tokens(args.kv.layout, num_heads_ * row_bytes_)),
+        tile_tokens_(tile_tokens(args.kv.layout, num_heads_ * row_bytes_, least_tokens)),
         k_(strides(args.kv.k, args.kv.layout.k_strides, task.kv_head_begin, element_bytes)),
         v_(strides(args.kv.v, args.kv.layout.v_strides, task.kv_head_begin, element_bytes)),
         lists_lines_(lists_lines()) {}
@@ -1006,8 +1022,9 @@ class TaskRun {
       : args_(args),
         task_(task),
         scratch_(scratch),
-        finder_(args, task, kElementBytes),
+        finder_(args, task, kElementBytes, least_tokens(args.kv.layout)),
         group_size_(args.shape.group_size()),
+        group_rows_(kByAmx ? padded_group(group_size_) : group_size_),
         row_floats_(padded_dim(args.shape.head_dim)),
         num_kv_heads_(task.kv_head_end - task.kv_head_begin),
         num_pairs_(args.shape.head_dim / 32),
@@ -1016,6 +1033,9 @@ class TaskRun {
         v_head_(args.kv.layout.v_strides.kv_head * kElementBytes) {}
 
   void run(const Lookahead& lookahead) {
+#if PKV_TILE_AMX
+    const TmmScope configured;
+#endif
     Tile tiles[2];
     for (int i = 0; i < 2; ++i) {
       tiles[i].k_segments = scratch_.segments + (2 * i) * scratch_.segments_per_list;
@@ -1047,6 +1067,14 @@ class TaskRun {
 
  private:
   static constexpr std::int64_t kElementBytes = kBytes<kKind>;
+  static constexpr bool kByAmx = kKind == Kind::kBF16Amx;
+
+  /// By AMX, four blocks of 16 tokens share a load of queries, and acc is loaded and stored once for all of them; not
+  /// where blocks have to be copied (pages of one token: .47 of the probe with 32, .38 with 64).
+  static std::int32_t least_tokens(const KvLayout& layout) {
+    constexpr std::int32_t kBlockOfAmx = 16;
+    return kByAmx && layout.page_size >= kBlockOfAmx ? kLargeTileTokens : kTileTokens;
+  }
 
   /// The first K of a task, unless the worker's last task asked for it already; then this costs little.
   static void prefetch_first(const Tile& tile) {
@@ -1077,69 +1105,110 @@ class TaskRun {
 
   /// One tile; `next` is what is read after it.
   void walk(const Tile& tile, const Tile& next) const {
+    const Places places = places_of(tile);
     PrefetchCursor next_k = k_cursor(next);
     if (reads_by_page(args_.kv.layout)) {
       PrefetchCursor this_v = v_cursor(tile);
       for (std::int32_t head = 0; head < num_kv_heads_; ++head) {
-        weigh_head<Rows::kRolled>(head, tile, this_v);
+        weigh_head<Rows::kRolled>(head, tile, places, this_v);
       }
       for (std::int32_t head = 0; head < num_kv_heads_; ++head) {
-        add_head<Rows::kRolled>(head, tile, next_k);
+        add_head<Rows::kRolled>(head, tile, places, next_k);
       }
     } else {
       PrefetchCursor next_v = v_cursor(next);
       for (std::int32_t head = 0; head < num_kv_heads_; ++head) {
-        weigh_head<Rows::kUnrolled>(head, tile, next_k);
-        add_head<Rows::kUnrolled>(head, tile, next_v);
+        weigh_head<Rows::kUnrolled>(head, tile, places, next_k);
+        add_head<Rows::kUnrolled>(head, tile, places, next_v);
       }
     }
   }
 
+  /// What the phases know of a tile besides its rows.
+#if PKV_TILE_AMX
+  using Places = EvenBlocks;
+  [[nodiscard]] Places places_of(const Tile& tile) const {
+    const std::int64_t k_stride = args_.kv.layout.k_strides.slot * kElementBytes;
+    const std::int64_t v_stride = args_.kv.layout.v_strides.slot * kElementBytes;
+    return {.k = even_blocks(tile.k, tile.num_tokens, k_stride),
+            .v = even_blocks(tile.v, tile.num_tokens, v_stride),
+            .k_stride = k_stride,
+            .v_stride = v_stride};
+  }
+#else
+  struct Places {};
+  [[nodiscard]] Places places_of(const Tile& /*tile*/) const { return {}; }
+#endif
+
   /// Only the first block of a group brings bytes in; the others find them in the cache.
   template <Rows kRows>
-  PKV_TILE_INLINE void weigh_head(std::int32_t head, const Tile& tile, PrefetchCursor& cursor) const {
+  PKV_TILE_INLINE void weigh_head(std::int32_t head, const Tile& tile, [[maybe_unused]] const Places& places,
+                                  PrefetchCursor& cursor) const {
     std::int32_t in_group = 0;
     PrefetchCursor none(static_cast<const ReadSegment*>(nullptr), 0, idle());
     for (std::int32_t left = group_size_; left > 0;) {
       PrefetchCursor& blocks_cursor = in_group == 0 ? cursor : none;
       const std::int32_t heads = block_heads(left);
       const HeadBlock block = head_block(head, in_group, k_head_);
+#if PKV_TILE_AMX
+      switch (heads) {
+        case 16: weigh_keys_by_tmm<16>(block, tile, places, scale_, blocks_cursor); break;
+        case 8: weigh_keys_by_tmm<8>(block, tile, places, scale_, blocks_cursor); break;
+        default: weigh_keys_by_tmm<4>(block, tile, places, scale_, blocks_cursor); break;
+      }
+#else
       switch (heads) {
         case 8: weigh_keys<kKind, 8, kRows>(block, tile, scale_, blocks_cursor); break;
         case 4: weigh_keys<kKind, 4, kRows>(block, tile, scale_, blocks_cursor); break;
         case 2: weigh_keys<kKind, 2, kRows>(block, tile, scale_, blocks_cursor); break;
         default: weigh_keys<kKind, 1, kRows>(block, tile, scale_, blocks_cursor); break;
       }
+#endif
       in_group += heads;
       left -= heads;
     }
   }
 
   template <Rows kRows>
-  PKV_TILE_INLINE void add_head(std::int32_t head, const Tile& tile, PrefetchCursor& cursor) const {
+  PKV_TILE_INLINE void add_head(std::int32_t head, const Tile& tile, [[maybe_unused]] const Places& places,
+                                PrefetchCursor& cursor) const {
     std::int32_t in_group = 0;
     PrefetchCursor none(static_cast<const ReadSegment*>(nullptr), 0, idle());
     for (std::int32_t left = group_size_; left > 0;) {
       PrefetchCursor& blocks_cursor = in_group == 0 ? cursor : none;
       const std::int32_t heads = block_heads(left);
       const HeadBlock block = head_block(head, in_group, v_head_);
+#if PKV_TILE_AMX
+      switch (heads) {
+        case 16: add_values_by_tmm<16>(block, tile, places, blocks_cursor); break;
+        case 8: add_values_by_tmm<8>(block, tile, places, blocks_cursor); break;
+        default: add_values_by_tmm<4>(block, tile, places, blocks_cursor); break;
+      }
+#else
       switch (heads) {
         case 8: add_values<kKind, 8, kRows>(block, tile, blocks_cursor); break;
         case 4: add_values<kKind, 4, kRows>(block, tile, blocks_cursor); break;
         case 2: add_values<kKind, 2, kRows>(block, tile, blocks_cursor); break;
         default: add_values<kKind, 1, kRows>(block, tile, blocks_cursor); break;
       }
+#endif
       in_group += heads;
       left -= heads;
     }
   }
 
-  /// A group is divided into blocks of 8, then one each of 4, 2 and 1.
-  static std::int32_t block_heads(std::int32_t left) { return left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1; }
+  /// A group is divided into blocks of 8, then one each of 4, 2 and 1. By AMX, of 16, then one of 16, 8 or 4 that is
+  /// not full: see padded_group.
+  static std::int32_t block_heads(std::int32_t left) {
+    if constexpr (kByAmx) {
+      return left > 8 ? 16 : left > 4 ? 8 : 4;
+    }
+    return left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+  }
 
   [[nodiscard]] PKV_TILE_INLINE HeadBlock head_block(std::int32_t head, std::int32_t in_group,
                                                      std::int64_t head_stride) const {
-    const std::int64_t local = std::int64_t{head} * group_size_ + in_group;
+    const std::int64_t local = std::int64_t{head} * group_rows_ + in_group;
     return {.q = scratch_.q + local * row_floats_,
             .acc = scratch_.acc + local * row_floats_,
             .p = scratch_.p + local * kMostTileTokens,
@@ -1155,7 +1224,7 @@ class TaskRun {
   void locate_next_task(const Lookahead& lookahead, Tile& next) const {
     const Task* task = lookahead.next(lookahead.context);
     if (task != nullptr && task->kv_head_end - task->kv_head_begin <= num_kv_heads_) {
-      TileFinder(args_, *task, kElementBytes).locate(task->token_begin, next);
+      TileFinder(args_, *task, kElementBytes, least_tokens(args_.kv.layout)).locate(task->token_begin, next);
     }
   }
 
@@ -1164,33 +1233,43 @@ class TaskRun {
     const float cap = args_.shape.logit_soft_cap.value_or(0.0F);
     scale_ = args_.shape.logit_soft_cap ? LogitScale{.factor = args_.scale / cap, .cap = cap * kLog2E, .has_cap = true}
                                         : LogitScale{.factor = args_.scale * kLog2E, .cap = 0.0F, .has_cap = false};
-    const std::int64_t num_heads = std::int64_t{num_kv_heads_} * group_size_;
+    const std::int64_t num_rows = std::int64_t{num_kv_heads_} * group_rows_;
     for (std::int32_t head = 0; head < num_kv_heads_; ++head) {
       for (std::int32_t in_group = 0; in_group < group_size_;) {
         const std::int32_t heads = block_heads(group_size_ - in_group);
-        float* to = scratch_.q + (std::int64_t{head} * group_size_ + in_group) * row_floats_;
+        float* to = scratch_.q + (std::int64_t{head} * group_rows_ + in_group) * row_floats_;
         const std::int32_t q_head = (task_.kv_head_begin + head) * group_size_ + in_group;
+#if PKV_TILE_AMX
+        pack_queries(query(q_head), args_.q.head_stride * dtype_bytes(DType::kBF16),
+                     std::min(heads, group_size_ - in_group), num_pairs_, to);
+#else
         for (std::int32_t h = 0; h < heads; ++h) {
           load_query(q_head + h, h, heads, to);
         }
+#endif
         in_group += heads;
       }
     }
     const __m512 zero = _mm512_setzero_ps();
-    for (std::int64_t i = 0; i < num_heads * row_floats_; i += kVectorLanes) {
+    for (std::int64_t i = 0; i < num_rows * row_floats_; i += kVectorLanes) {
       _mm512_store_ps(scratch_.acc + i, zero);
     }
-    for (std::int64_t i = 0; i < num_heads; ++i) {
+    for (std::int64_t i = 0; i < num_rows; ++i) {
       _mm512_store_ps(scratch_.m + i * kMaxLanes, _mm512_set1_ps(kMinusInf));
       _mm512_store_ps(scratch_.l + i * kMaxLanes, zero);
     }
   }
 
+  [[nodiscard]] const std::byte* query(std::int32_t q_head) const {
+    const QueryView& q = args_.q;
+    return static_cast<const std::byte*>(q.data) +
+           (task_.row * q.row_stride + q_head * q.head_stride) * dtype_bytes(q.dtype);
+  }
+
   /// Query head `q_head` to place h of a block of `heads` at `to`.
   void load_query(std::int32_t q_head, std::int32_t h, std::int32_t heads, float* to) const {
     const QueryView& q = args_.q;
-    const std::byte* from = static_cast<const std::byte*>(q.data) +
-                            (task_.row * q.row_stride + q_head * q.head_stride) * dtype_bytes(q.dtype);
+    const std::byte* from = query(q_head);
     if constexpr (kKind == Kind::kBF16Dot) {
       auto* bytes = reinterpret_cast<std::byte*>(to);
       for (std::int32_t i = 0; i < num_pairs_; ++i) {
@@ -1236,7 +1315,7 @@ class TaskRun {
         const HeadBlock block = head_block(head, in_group, 0);
         const __m512 l = _mm512_load_ps(block.l);
         const std::int32_t tokens = kSums / heads;
-        for (std::int32_t h = 0; h < heads; ++h) {
+        for (std::int32_t h = 0; h < std::min(heads, group_size_ - in_group); ++h) {
           const auto lanes = static_cast<__mmask16>(((1U << tokens) - 1U) << (h * tokens));
           hand_over(head, in_group + h, block.m[h * tokens] * kLn2, _mm512_mask_reduce_add_ps(lanes, l), block, h,
                     heads);
@@ -1263,12 +1342,18 @@ class TaskRun {
 
   /// The accumulator of head h as a row of head_dim floats.
   void put_in_order(const HeadBlock& block, std::int32_t h, std::int32_t heads, float* row) const {
-    const auto vector = [&](std::int32_t i)
-                            PKV_TILE_ATTR { return _mm512_load_ps(block.acc + (i * heads + h) * kVectorLanes); };
+    const std::int32_t rows = kByAmx ? std::max(heads, 8) : heads;  // of a vector
+    const auto vector = [&](std::int32_t i) PKV_TILE_ATTR {
+      const float* acc = block.acc + (i * rows + h) * kVectorLanes;
+      if (kByAmx && heads == 4) {  // high and low parts of the weights, apart
+        return _mm512_add_ps(_mm512_load_ps(acc), _mm512_load_ps(acc + 4 * kVectorLanes));
+      }
+      return _mm512_load_ps(acc);
+    };
     for (std::int32_t i = 0; i < num_pairs_; ++i) {
       __m512 low = vector(2 * i);
       __m512 high = vector(2 * i + 1);
-      if constexpr (kKind == Kind::kBF16 || kKind == Kind::kBF16Dot) {
+      if constexpr (kKind == Kind::kBF16 || kKind == Kind::kBF16Dot || kByAmx) {
         const __m512 first =
             _mm512_permutex2var_ps(low, _mm512_set_epi32(23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0), high);
         high = _mm512_permutex2var_ps(
@@ -1288,6 +1373,7 @@ class TaskRun {
   const Scratch& scratch_;
   const TileFinder finder_;
   const std::int32_t group_size_;
+  const std::int32_t group_rows_;  // of scratch, a KV head
   const std::int32_t row_floats_;
   const std::int32_t num_kv_heads_;
   const std::int32_t num_pairs_;

@@ -16,4 +16,14 @@ bool avx512_bf16_tile_takes(const AttentionShape& shape, DType kv_dtype, DType q
 RanKernel avx512_bf16_tile_decode(const StepArgs& args, const Task& task, const Scratch& scratch,
                                   const Lookahead& lookahead);
 
+/// Groups that AMX pays for: on an Emerald Rapids core it is slower than vdpbf16ps for 1 and 2 (decision 0009).
+inline constexpr std::int32_t kAmxLeastGroup = 3;
+
+/// tdpbf16ps in QK and PV: bf16 K, V and queries, head_dim a multiple of 32, groups of kAmxLeastGroup and more.
+bool amx_tile_takes(const AttentionShape& shape, DType kv_dtype, DType q_dtype);
+/// Whether this process may run it: the CPU has AMX-BF16, and the system lets the process use its registers, which
+/// the first call asks for.
+bool amx_runs();
+RanKernel amx_tile_decode(const StepArgs& args, const Task& task, const Scratch& scratch, const Lookahead& lookahead);
+
 }  // namespace pkv

@@ -11,7 +11,7 @@ namespace {
 using ::testing::HasSubstr;
 
 TEST(Isa, Names_RoundTrip) {
-  for (const Isa isa : {Isa::kPortable, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16}) {
+  for (const Isa isa : {Isa::kPortable, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16, Isa::kAmx}) {
     const Result<Isa> parsed = parse_isa(isa_name(isa));
     ASSERT_TRUE(parsed.ok());
     EXPECT_EQ(*parsed, isa);
@@ -23,7 +23,7 @@ TEST(Isa, UnknownName_ListsTheNames) {
   ASSERT_FALSE(parsed.ok());
   EXPECT_EQ(parsed.error().code, ErrorCode::kInvalidArgument);
   EXPECT_THAT(parsed.error().message, HasSubstr("'sse9'"));
-  EXPECT_THAT(parsed.error().message, HasSubstr("portable, avx2, avx512, avx512bf16"));
+  EXPECT_THAT(parsed.error().message, HasSubstr("portable, avx2, avx512, avx512bf16, amx"));
 }
 
 TEST(Isa, Portable_IsAlwaysSupportedAndFirst) {
@@ -36,15 +36,15 @@ TEST(Isa, Forced_RunsKernelsCompiledForIt) {
     const Result<std::unique_ptr<CpuBackend>> backend = CpuBackend::create({.threads = 1, .isa = isa});
     ASSERT_TRUE(backend.ok());
     EXPECT_EQ((*backend)->isa(), isa);
-    EXPECT_EQ((*backend)->kernels().vector_bytes, isa == Isa::kAvx512 || isa == Isa::kAvx512Bf16 ? 64
-                                                  : isa == Isa::kAvx2                            ? 32
-                                                                                                 : 16);
+    EXPECT_EQ((*backend)->kernels().vector_bytes, isa == Isa::kPortable ? 16 : isa == Isa::kAvx2 ? 32 : 64);
     EXPECT_THAT((*backend)->describe(), HasSubstr(std::string(isa_name(isa)) + " kernels"));
   }
 }
 
 TEST(Isa, DecodeKernel_FollowsIsaShapeAndTypes) {
   const AttentionShape fits = {.num_q_heads = 8, .num_kv_heads = 2, .head_dim = 80};
+  const AttentionShape small_group = {.num_q_heads = 4, .num_kv_heads = 2, .head_dim = 64};
+  const AttentionShape large_group = {.num_q_heads = 6, .num_kv_heads = 2, .head_dim = 64};
   const AttentionShape odd = {.num_q_heads = 8, .num_kv_heads = 2, .head_dim = 72};
   const auto kernel = [](Isa isa, const AttentionShape& shape, DType kv, DType q) {
     return decode_kernel_name(decode_kernel(isa, shape, kv, q));
@@ -55,6 +55,12 @@ TEST(Isa, DecodeKernel_FollowsIsaShapeAndTypes) {
   EXPECT_EQ(kernel(Isa::kAvx512Bf16, fits, DType::kBF16, DType::kBF16), "avx512bf16-tile");
   EXPECT_EQ(kernel(Isa::kAvx512Bf16, fits, DType::kBF16, DType::kF32), "avx512-tile");
   EXPECT_EQ(kernel(Isa::kAvx512Bf16, fits, DType::kF32, DType::kF32), "avx512-tile");
+  EXPECT_EQ(kernel(Isa::kAmx, large_group, DType::kBF16, DType::kBF16), "amx-tile");
+  EXPECT_EQ(kernel(Isa::kAmx, small_group, DType::kBF16, DType::kBF16), "avx512bf16-tile");
+  EXPECT_EQ(kernel(Isa::kAmx, fits, DType::kBF16, DType::kBF16), "avx512bf16-tile");  // head_dim 80
+  EXPECT_EQ(kernel(Isa::kAmx, large_group, DType::kBF16, DType::kF32), "avx512-tile");
+  EXPECT_EQ(kernel(Isa::kAmx, large_group, DType::kF16, DType::kF16), "avx512-tile");
+  EXPECT_EQ(kernel(Isa::kAmx, odd, DType::kBF16, DType::kBF16), "general");
 #endif
   EXPECT_EQ(kernel(Isa::kAvx512, odd, DType::kF16, DType::kF16), "general");
   EXPECT_EQ(kernel(Isa::kAvx2, fits, DType::kF16, DType::kF16), "general");
@@ -77,13 +83,15 @@ RanKernel kernel_that_ran(Isa isa, DType dtype, std::int32_t head_dim) {
 TEST(Isa, Forced_ReallyRan) {
   for (const Isa isa : supported_isas()) {
     SCOPED_TRACE(isa_name(isa));
-    const bool has_tile = isa == Isa::kAvx512 || isa == Isa::kAvx512Bf16;
+    const bool has_tile = isa != Isa::kPortable && isa != Isa::kAvx2;
     const RanKernel tile =
         has_tile ? RanKernel{DecodeKernel::kAvx512Tile, Isa::kAvx512} : RanKernel{DecodeKernel::kGeneral, isa};
     EXPECT_EQ(kernel_that_ran(isa, DType::kF16, 64), tile);
     EXPECT_EQ(kernel_that_ran(isa, DType::kF32, 80), tile);
-    EXPECT_EQ(kernel_that_ran(isa, DType::kBF16, 64),
-              isa == Isa::kAvx512Bf16 ? (RanKernel{DecodeKernel::kAvx512Bf16Tile, Isa::kAvx512Bf16}) : tile);
+    EXPECT_EQ(kernel_that_ran(isa, DType::kBF16, 64), isa == Isa::kAmx ? (RanKernel{DecodeKernel::kAmxTile, Isa::kAmx})
+                                                      : isa == Isa::kAvx512Bf16
+                                                          ? (RanKernel{DecodeKernel::kAvx512Bf16Tile, Isa::kAvx512Bf16})
+                                                          : tile);
     EXPECT_EQ(kernel_that_ran(isa, DType::kF16, 72),
               (RanKernel{DecodeKernel::kGeneral, has_tile ? Isa::kAvx512 : isa}));
   }
@@ -93,7 +101,7 @@ TEST(Isa, Tables_HoldDifferentFunctions) {
   const std::vector<Isa> isas = supported_isas();
   for (std::size_t i = 1; i < isas.size(); ++i) {
     EXPECT_NE(find_kernels(isas[i])->decode, find_kernels(isas[i - 1])->decode);
-    if (isas[i] != Isa::kAvx512Bf16) {  // it differs from AVX-512 in decode only
+    if (isas[i] != Isa::kAvx512Bf16 && isas[i] != Isa::kAmx) {  // they differ from AVX-512 in decode only
       EXPECT_NE(find_kernels(isas[i])->merge, find_kernels(isas[i - 1])->merge);
     }
   }
@@ -106,7 +114,7 @@ TEST(Isa, NotSet_TakesTheBest) {
 }
 
 TEST(Isa, NotOfThisCpu_IsAnErrorWithTheList) {
-  for (const Isa isa : {Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16}) {
+  for (const Isa isa : {Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16, Isa::kAmx}) {
     if (find_kernels(isa) != nullptr) {
       continue;
     }
