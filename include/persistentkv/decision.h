@@ -114,7 +114,7 @@ class Policy {
   /// price in the profile).
   static Result<Policy> make(const DeviceProfile& profile, const PriceInputs& inputs, const PolicyOptions& options);
 
-  /// kAuto, on a CPU: the plan of cpu_rule, with the profile's ReadCurve, unless one of the others is cheaper by more
+  /// kAuto, on a CPU: the plan of cpu_rule, with the profile's ReadCurve or the built-in one, unless one of the others is cheaper by more
   /// than the profile's price_error; without a search where none can be by that and what a search costs. On a GPU the
   /// cheapest. The others: for every number of KV heads a task that divides them, whole rows, equal chunks (split,
   /// pages) and equal counts (workqueue) for an eighth to eight tasks a slot are outlined; the likeliest are planned
@@ -142,7 +142,7 @@ class Policy {
   [[nodiscard]] const PolicyOptions& options() const { return options_; }
 
   static constexpr std::int64_t kPricedTasks = 2048;
-  static constexpr double kMaxStep = 0.2;
+  static constexpr double kMaxStep = 0.06;
 
  private:
   struct Choice {
@@ -163,8 +163,12 @@ class Policy {
   void outline_all();
   void outline(Route route, std::int32_t kv_heads_per_task, std::int32_t splits);
   void outline_widths(Route route);
+  /// Route row, not planned.
+  [[nodiscard]] Choice whole_rows(const BatchState& batch) const;
   [[nodiscard]] bool allows(Route route) const;
   Result<Decision> price_choices(const BatchState& batch, Plan&& recycled);
+  /// cpu_rule by the profile's ReadCurve or by the built-in one, whichever plan has the lower price.
+  PlanOptions choose_rule(const BatchState& batch);
   /// The rule's plan where no plan can be cheaper by more than the prices' error and the time of a search; no value:
   /// `recycled` is as it was.
   std::optional<Decision> keep_rule(const BatchState& batch, Plan& recycled);

@@ -97,8 +97,12 @@ struct WidthPrice {
 WidthPrice cheapest_width(const AttentionShape& shape, const GpuKernelClass& kernels, const TaskSizes& sizes,
                           std::int32_t num_sms);
 
-/// A plan's tasks.
+/// A plan's tasks, in time linear in its rows.
 TaskSizes task_sizes(const Plan& plan);
+/// Never above the cheapest width's price of so many tasks with so many tokens of a KV head in all: reading evenly,
+/// the longest task alone, an even division. Nothing merged.
+GpuPrice least_gpu_price(const AttentionShape& shape, const GpuKernelClass& kernels, std::int64_t num_tasks,
+                         std::int64_t tokens, std::int64_t longest, std::int32_t num_sms);
 /// Of a plan's tasks; kWide for a plan without any.
 KernelWidth width_for(const Plan& plan, std::int32_t num_sms);
 
