@@ -25,7 +25,9 @@ namespace pkv {
 /// that few long tasks or many short ones alike keep every SM reading until the end, and no row more than
 /// that. Route split (equal chunks) or, for rows of unlike lengths, workqueue (equal counts), or the best of the one
 /// of these two that is named. For AttentionShape and lengths of any kind; measured on an H100 (docs/performance.md).
-PlanOptions gpu_rule(const BatchState& batch, std::int32_t num_sms, std::optional<Route> route = std::nullopt);
+/// `plan_task_ns`: what a task costs on the host, where a plan's time there counts like the device's.
+PlanOptions gpu_rule(const BatchState& batch, std::int32_t num_sms, std::optional<Route> route = std::nullopt,
+                     double plan_task_ns = 0.0);
 
 /// Read bandwidth of all workers together by the bytes of K (or V) that a task reads in one go, as the decode
 /// kernel reads them. Facts of a machine; the defaults are 2 cores of a Zen 4 server (docs/decisions/0006).
@@ -114,13 +116,13 @@ class Policy {
   /// price in the profile).
   static Result<Policy> make(const DeviceProfile& profile, const PriceInputs& inputs, const PolicyOptions& options);
 
-  /// kAuto, on a CPU: the plan of cpu_rule, with the profile's ReadCurve or the built-in one, unless one of the others is cheaper by more
-  /// than the profile's price_error; without a search where none can be by that and what a search costs. On a GPU the
-  /// cheapest. The others: for every number of KV heads a task that divides them, whole rows, equal chunks (split,
-  /// pages) and equal counts (workqueue) for an eighth to eight tasks a slot are outlined; the likeliest are planned
-  /// and priced until nothing that is left can be cheaper by 0.2% (or by price_error), or tasks beyond kPricedTasks
-  /// (and 4 a slot) have been priced. padded and bucket are workqueue with empty tasks or more launches, so they are
-  /// looked at only alone. On CPUs merges are fused, which saves their launch.
+  /// kAuto, on a CPU: the plan of cpu_rule, with the profile's ReadCurve or the built-in one, unless one of the others
+  /// is cheaper by more than the profile's price_error; without a search where none can be by that and what a search
+  /// costs. On a GPU the cheapest. The others: for every number of KV heads a task that divides them, whole rows, equal
+  /// chunks (split, pages) and equal counts (workqueue) for an eighth to eight tasks a slot are outlined; the likeliest
+  /// are planned and priced until nothing that is left can be cheaper by 0.2% (or by price_error), or tasks beyond
+  /// kPricedTasks (and 4 a slot) have been priced. padded and bucket are workqueue with empty tasks or more launches,
+  /// so they are looked at only alone. On CPUs merges are fused, which saves their launch.
   ///
   /// kPaper: groups other than 4, steps whose longest row is under 16,384 tokens and batches of 2 to 7 rows go to
   /// FlashInfer, or to `row` where there is none; one row goes to bucket, 8 or more to workqueue, with the multiple

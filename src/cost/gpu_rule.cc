@@ -27,8 +27,11 @@ constexpr std::int64_t kMaxCountTokens = 4096;
 
 class Search {
  public:
-  Search(const BatchState& batch, std::int32_t num_sms)
-      : shape_(batch.shape()), kernels_(gpu_kernel_class(batch.shape())), num_sms_(num_sms) {
+  Search(const BatchState& batch, std::int32_t num_sms, double plan_task_us)
+      : shape_(batch.shape()),
+        kernels_(gpu_kernel_class(batch.shape())),
+        num_sms_(num_sms),
+        plan_task_us_(plan_task_us) {
     lens_.reserve(static_cast<std::size_t>(batch.num_rows()));
     tiles_.reserve(static_cast<std::size_t>(batch.num_rows()));
     for (std::int32_t row = 0; row < batch.num_rows(); ++row) {
@@ -120,7 +123,8 @@ class Search {
       sizes.add(ceil_div(lens_[i], row_splits), tasks);
       sizes.add_slots(row_splits > 1 ? tasks : 0);
     }
-    const double price = cheapest_width(shape_, kernels_, sizes, num_sms_).price.total_us();
+    const double price = cheapest_width(shape_, kernels_, sizes, num_sms_).price.total_us() +
+                         plan_task_us_ * static_cast<double>(sizes.num_tasks());
     if (price < best_price_) {
       best_price_ = price;
       best_route_ = route;
@@ -131,6 +135,7 @@ class Search {
   const AttentionShape& shape_;
   const GpuKernelClass& kernels_;
   const std::int32_t num_sms_;
+  const double plan_task_us_;
   std::vector<std::int32_t> lens_;   // of rows that attend to anything
   std::vector<std::int32_t> tiles_;  // theirs
   std::int64_t longest_ = 0;
@@ -142,8 +147,8 @@ class Search {
 
 }  // namespace
 
-PlanOptions gpu_rule(const BatchState& batch, std::int32_t num_sms, std::optional<Route> route) {
-  return Search(batch, num_sms).best(route);
+PlanOptions gpu_rule(const BatchState& batch, std::int32_t num_sms, std::optional<Route> route, double plan_task_ns) {
+  return Search(batch, num_sms, plan_task_ns * 1e-3).best(route);
 }
 
 }  // namespace pkv

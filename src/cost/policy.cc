@@ -274,7 +274,7 @@ Result<Decision> Policy::decide_auto(const BatchState& batch, Plan&& recycled) {
     // next to nothing.
     const std::int32_t num_sms = model_.profile().num_workers;
     choices_.clear();
-    choices_.push_back({.plan = gpu_rule(batch, num_sms), .outline = {}});
+    choices_.push_back({.plan = gpu_rule(batch, num_sms, std::nullopt, model_.profile().plan_task_ns), .outline = {}});
     if (allows(Route::kRow) && choices_.front().plan.splits != 1) {
       choices_.push_back(whole_rows(batch));
     }

@@ -368,6 +368,9 @@ Price PriceModel::price(const Plan& plan) const {
 double PriceModel::least_ns(const Outline& outline, std::int64_t num_pages) const {
   const double plan_ns = profile_.plan_ns + profile_.plan_task_ns * static_cast<double>(outline.num_tasks) +
                          profile_.plan_page_ns * static_cast<double>(num_pages);
+  if (!profile_.kernels.empty() && outline.num_tasks == 0) {
+    return plan_ns;
+  }
   if (!profile_.kernels.empty()) {
     const GpuPrice least = least_gpu_price(inputs_.shape, gpu_kernel_class(inputs_.shape), outline.num_tasks,
                                            outline.attended_tokens * inputs_.shape.num_kv_heads,
