@@ -15,10 +15,10 @@ Policy make_policy(const std::string& profile) {
   return Policy::make(shipped_profile(profile).value(), {}, {}).value();
 }
 
-// Two steps in turn, of which one has a row less: nothing is carried on.
+// Two steps in turn, of which one has a row more: nothing is carried on.
 void decide_anew(benchmark::State& state, const std::string& profile) {
-  const MixedStep more(state.range(0));
-  const MixedStep fewer(state.range(0) - 1);
+  const MixedStep fewer(state.range(0));
+  const MixedStep more(state.range(0) + 1);
   const BatchState batches[] = {more.batch().value(), fewer.batch().value()};
   Policy policy = make_policy(profile);
   Plan plan;
@@ -42,9 +42,30 @@ void carry_on(benchmark::State& state, const std::string& profile) {
   }
 }
 
-#define PKV_POLICY_BENCHMARK(profile)                                                                        \
-  BENCHMARK_CAPTURE(decide_anew, profile, #profile)->Arg(2)->Arg(8)->Arg(64)->Unit(benchmark::kMicrosecond); \
-  BENCHMARK_CAPTURE(carry_on, profile, #profile)->Arg(8)->Arg(64)->Unit(benchmark::kMicrosecond)
+// Planning alone, by what the policy chose: the part of a decision that a fixed route has, too.
+void plan_only(benchmark::State& state, const std::string& profile) {
+  const MixedStep step(state.range(0));
+  const BatchState batch = step.batch().value();
+  const Decision decision = make_policy(profile).decide(batch).value();
+  const PlanOptions options = {.route = decision.plan.route(),
+                               .splits = decision.plan.max_splits(),
+                               .tile_tokens = decision.plan.tile_tokens(),
+                               .kv_heads_per_task = decision.plan.kv_heads_per_task(),
+                               .merge = decision.plan.merge_mode()};
+  Plan plan;
+  for ([[maybe_unused]] const auto _ : state) {
+    plan = make_plan(batch, options, std::move(plan)).value();
+    benchmark::DoNotOptimize(plan);
+  }
+  state.counters["tasks"] = static_cast<double>(plan.tasks().size());
+}
+
+#define PKV_POLICY_CASE(work, profile) \
+  BENCHMARK_CAPTURE(work, profile, #profile)->Arg(1)->Arg(8)->Arg(32)->Arg(64)->Unit(benchmark::kMicrosecond)
+#define PKV_POLICY_BENCHMARK(profile)    \
+  PKV_POLICY_CASE(decide_anew, profile); \
+  PKV_POLICY_CASE(carry_on, profile);    \
+  PKV_POLICY_CASE(plan_only, profile)
 
 PKV_POLICY_BENCHMARK(cpu);
 PKV_POLICY_BENCHMARK(cpu96);

@@ -22,7 +22,7 @@ BLOCKS = {(64, 8): (1, 2, 5, 12), (64, 16): (1, 2, 0, 10), (64, 32): (1, 2, 0, 0
           (128, 16): (1, 2, 0, 0), (128, 32): (1, 2, 0, 0), (256, 8): (1, 2, 0, 6), (256, 16): (1, 2, 0, 0),
           (256, 32): (1, 0, 0, 0)}
 TOKEN_NS = {64: 3.0, 128: 4.0, 256: 9.0}  # where the fit begins
-STANDARD_WEIGHT = 6.0                     # of a standard step beside a random one
+STANDARD_WEIGHT = 20.0                    # of a standard step beside a random one
 MOST_REGRET = 0.3                         # that one step can count for
 LAST = 0.3                                # kLastShare of gpu_kernels.cc
 

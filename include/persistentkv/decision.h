@@ -25,8 +25,11 @@ namespace pkv {
 /// How a step is divided on a GPU: a rule in place of a calibrated policy. Splits rows so
 /// that few long tasks or many short ones alike keep every SM reading until the end, and no row more than
 /// that. Route split (equal chunks) or, for rows of unlike lengths, workqueue (equal counts), or the best of the one
-/// of these two that is named. For AttentionShape and lengths of any kind; measured on an H100 and an H200 (docs/performance.md).
-PlanOptions gpu_rule(const BatchState& batch, const GpuMachine& machine, std::optional<Route> route = std::nullopt);
+/// of these two that is named. For AttentionShape and lengths of any kind; measured on an H100 and an H200
+/// (docs/performance.md). `plan_task_ns`: what a task costs on the host, where a plan's time there counts like the
+/// device's.
+PlanOptions gpu_rule(const BatchState& batch, const GpuMachine& machine, std::optional<Route> route = std::nullopt,
+                     double plan_task_ns = 0.0);
 
 /// Read bandwidth of all workers together by the bytes of K (or V) that a task reads in one go, as the decode
 /// kernel reads them. Facts of a machine; the defaults are 2 cores of a Zen 4 server (docs/decisions/0006).
@@ -115,13 +118,13 @@ class Policy {
   /// price in the profile).
   static Result<Policy> make(const DeviceProfile& profile, const PriceInputs& inputs, const PolicyOptions& options);
 
-  /// kAuto, on a CPU: the plan of cpu_rule, with the profile's ReadCurve, unless one of the others is cheaper by more
-  /// than the profile's price_error; without a search where none can be by that and what a search costs. On a GPU the
-  /// cheapest. The others: for every number of KV heads a task that divides them, whole rows, equal chunks (split,
-  /// pages) and equal counts (workqueue) for an eighth to eight tasks a slot are outlined; the likeliest are planned
-  /// and priced until nothing that is left can be cheaper by 0.2% (or by price_error), or tasks beyond kPricedTasks
-  /// (and 4 a slot) have been priced. padded and bucket are workqueue with empty tasks or more launches, so they are
-  /// looked at only alone. On CPUs merges are fused, which saves their launch.
+  /// kAuto, on a CPU: the plan of cpu_rule, with the profile's ReadCurve or the built-in one, unless one of the others
+  /// is cheaper by more than the profile's price_error; without a search where none can be by that and what a search
+  /// costs. On a GPU the cheapest. The others: for every number of KV heads a task that divides them, whole rows, equal
+  /// chunks (split, pages) and equal counts (workqueue) for an eighth to eight tasks a slot are outlined; the likeliest
+  /// are planned and priced until nothing that is left can be cheaper by 0.2% (or by price_error), or tasks beyond
+  /// kPricedTasks (and 4 a slot) have been priced. padded and bucket are workqueue with empty tasks or more launches,
+  /// so they are looked at only alone. On CPUs merges are fused, which saves their launch.
   ///
   /// kPaper: groups other than 4, steps whose longest row is under 16,384 tokens and batches of 2 to 7 rows go to
   /// FlashInfer, or to `row` where there is none; one row goes to bucket, 8 or more to workqueue, with the multiple
@@ -143,7 +146,7 @@ class Policy {
   [[nodiscard]] const PolicyOptions& options() const { return options_; }
 
   static constexpr std::int64_t kPricedTasks = 2048;
-  static constexpr double kMaxStep = 0.2;
+  static constexpr double kMaxStep = 0.06;
 
  private:
   struct Choice {
@@ -164,8 +167,12 @@ class Policy {
   void outline_all();
   void outline(Route route, std::int32_t kv_heads_per_task, std::int32_t splits);
   void outline_widths(Route route);
+  /// Route row, not planned.
+  [[nodiscard]] Choice whole_rows(const BatchState& batch) const;
   [[nodiscard]] bool allows(Route route) const;
   Result<Decision> price_choices(const BatchState& batch, Plan&& recycled);
+  /// cpu_rule by the profile's ReadCurve or by the built-in one, whichever plan has the lower price.
+  PlanOptions choose_rule(const BatchState& batch);
   /// The rule's plan where no plan can be cheaper by more than the prices' error and the time of a search; no value:
   /// `recycled` is as it was.
   std::optional<Decision> keep_rule(const BatchState& batch, Plan& recycled);

@@ -9,6 +9,8 @@
 #include <cmath>
 #include <limits>
 
+#include "base/math.h"
+
 namespace pkv {
 namespace {
 
@@ -199,7 +201,77 @@ WidthPrice cheapest_width(const AttentionShape& shape, const GpuKernelClass& ker
   return best;
 }
 
-TaskSizes task_sizes(const Plan& plan) {
+GpuPrice least_gpu_price(const AttentionShape& shape, const GpuKernelClass& kernels, std::int64_t num_tasks,
+                         std::int64_t tokens, std::int64_t longest, const GpuMachine& machine) {
+  GpuPrice least;
+  least.start_us = std::max(kLeastStartUs, kernels.start_us - kernels.overlap_us);
+  least.read_us = static_cast<double>(tokens) * shape.head_dim * 4 / machine.read_bytes_per_us;
+  least.busy_us = std::numeric_limits<double>::infinity();
+  for (const GpuKernelCost& kernel : kernels.widths) {
+    if (kernel.blocks_per_sm == 0) {
+      continue;
+    }
+    const double blocks = static_cast<double>(std::int64_t{machine.num_sms} * kernel.blocks_per_sm);
+    const double token_us = kernel.token_ns * 1e-3;
+    const double even =
+        (static_cast<double>(num_tasks) * kernel.task_us + static_cast<double>(tokens) * token_us) / blocks;
+    least.busy_us = std::min(least.busy_us, std::max(even, kernel.task_us + static_cast<double>(longest) * token_us));
+  }
+  return least;
+}
+
+namespace {
+
+/// A row's tasks of one KV head, as the planner cuts them: `splits` parts of `tiles` tiles.
+struct RowCut {
+  std::int32_t tokens = 0;  // attended
+  std::int32_t tiles = 0;
+  std::int32_t splits = 0;
+  std::int32_t head_gap = 0;  // tokens of the first tile that are not attended, and of the last
+  std::int32_t tail_gap = 0;
+};
+
+bool keeps_empty_tasks(const Plan& plan) {
+  const bool is_grid = plan.route() == Route::kRow || plan.route() == Route::kPadded || plan.route() == Route::kBucket;
+  return is_grid || plan.merge_mode() == MergeMode::kFused;
+}
+
+RowCut cut_of(const Plan& plan, std::size_t row) {
+  const TokenRange attended = plan.shape().attended(plan.seq_lens()[row]);
+  const std::int32_t tile = plan.tile_tokens();
+  const std::int32_t first_tile = attended.begin / tile;
+  const std::int32_t tiles = ceil_div(attended.end, tile) - first_tile;
+  const std::int32_t slots = plan.split_offsets()[row + 1] - plan.split_offsets()[row];
+  const std::int32_t whole = attended.size() > 0 || keeps_empty_tasks(plan) ? 1 : 0;
+  return {.tokens = attended.size(),
+          .tiles = tiles,
+          .splits = slots > 0 ? slots / plan.shape().num_kv_heads : whole,
+          .head_gap = attended.begin - first_tile * tile,
+          .tail_gap = static_cast<std::int32_t>((std::int64_t{first_tile} + tiles) * tile - attended.end)};
+}
+
+/// visit(tokens of a task, such tasks) for the tasks of a KV head. All splits have the tiles of an even division or
+/// one more; the first with any begins at a gap, the last ends at one.
+template <typename Visit>
+void visit_tasks(const RowCut& cut, std::int32_t tile, Visit visit) {
+  if (cut.splits <= 1 || cut.tiles <= 1) {
+    visit(cut.tokens, std::min(cut.splits, 1));
+    visit(0, cut.splits - std::min(cut.splits, 1));
+    return;
+  }
+  const std::int64_t low = cut.tiles / cut.splits;
+  const std::int32_t num_high = cut.tiles % cut.splits;
+  const std::int64_t first = low > 0 ? low : 1;
+  const std::int64_t last = num_high > 0 ? low + 1 : low;
+  visit(first * tile - cut.head_gap, 1);
+  visit(last * tile - cut.tail_gap, 1);
+  const auto ends_of = [&](std::int64_t tiles) { return (first == tiles ? 1 : 0) + (last == tiles ? 1 : 0); };
+  visit((low + 1) * tile, num_high - ends_of(low + 1));
+  visit(low * tile, cut.splits - num_high - ends_of(low));
+}
+
+/// Task by task: plans whose tasks are not as visit_tasks() has them.
+TaskSizes sizes_of_each(const Plan& plan) {
   const auto heads = [](const Task& task) { return std::int64_t{task.kv_head_end} - task.kv_head_begin; };
   const auto tokens = [](const Task& task) { return std::int64_t{task.token_end} - task.token_begin; };
   std::int64_t longest = 1;
@@ -207,17 +279,39 @@ TaskSizes task_sizes(const Plan& plan) {
     longest = std::max(longest, tokens(task) * heads(task));
   }
   TaskSizes sizes(longest);
-  std::int64_t size = 0;
-  std::int64_t count = 0;  // of neighbours of that size, as the heads and splits of a row are
   for (const Task& task : plan.tasks()) {
-    if (tokens(task) != size) {
-      sizes.add(size, count);
-      size = tokens(task);
-      count = 0;
-    }
-    count += heads(task);  // one after the other, each with its own beginning and end
+    sizes.add(tokens(task), heads(task));  // one after the other, each with its own beginning and end
   }
-  sizes.add(size, count);
+  sizes.add_slots(plan.counters().num_partial_slots);
+  return sizes;
+}
+
+}  // namespace
+
+// By row, as a step has a hundred times fewer rows than tasks.
+TaskSizes task_sizes(const Plan& plan) {
+  const std::int32_t heads = plan.shape().num_kv_heads;
+  const std::size_t num_rows = plan.split_offsets().empty() ? 0 : plan.seq_lens().size();
+  std::int64_t longest = 1;
+  std::int64_t num_tasks = 0;
+  for (std::size_t row = 0; row < num_rows; ++row) {
+    const RowCut cut = cut_of(plan, row);
+    visit_tasks(cut, plan.tile_tokens(), [&](std::int64_t tokens, std::int32_t count) {
+      longest = count > 0 ? std::max(longest, tokens * plan.kv_heads_per_task()) : longest;
+    });
+    num_tasks += std::int64_t{cut.splits} * ceil_div(heads, plan.kv_heads_per_task());
+  }
+  if (num_tasks != plan.counters().num_tasks) {
+    return sizes_of_each(plan);
+  }
+  TaskSizes sizes(longest);
+  for (std::size_t row = 0; row < num_rows; ++row) {
+    visit_tasks(cut_of(plan, row), plan.tile_tokens(), [&](std::int64_t tokens, std::int32_t count) {
+      if (count > 0) {
+        sizes.add(tokens, std::int64_t{count} * heads);
+      }
+    });
+  }
   sizes.add_slots(plan.counters().num_partial_slots);
   return sizes;
 }

@@ -103,8 +103,12 @@ WidthPrice cheapest_width(const AttentionShape& shape, const GpuKernelClass& ker
 
 GpuMachine gpu_machine(const DeviceProfile& profile);
 
-/// A plan's tasks.
+/// A plan's tasks, in time linear in its rows.
 TaskSizes task_sizes(const Plan& plan);
+/// Never above the cheapest width's price of so many tasks with so many tokens of a KV head in all: reading evenly,
+/// the longest task alone, an even division. Nothing merged.
+GpuPrice least_gpu_price(const AttentionShape& shape, const GpuKernelClass& kernels, std::int64_t num_tasks,
+                         std::int64_t tokens, std::int64_t longest, const GpuMachine& machine);
 /// Of a plan's tasks; kWide for a plan without any.
 KernelWidth width_for(const Plan& plan, const GpuMachine& machine);
 

@@ -271,17 +271,36 @@ Result<Decision> Policy::decide_auto(const BatchState& batch, Plan&& recycled) {
     return *std::move(kept);
   }
   if (!model_.profile().kernels.empty() && allows(Route::kSplit)) {
-    // The rule has searched by the same prices. Whole rows beside it: a plan of so few tasks costs next to nothing.
+    // The rule has searched by the same prices, whole rows among them; these beside it, as a plan of so few tasks costs
+    // next to nothing.
     const std::int32_t num_sms = model_.profile().num_workers;
     choices_.clear();
-    choices_.push_back({.plan = gpu_rule(batch, gpu_machine(model_.profile())), .outline = {}});
+    choices_.push_back(
+        {.plan = gpu_rule(batch, gpu_machine(model_.profile()), std::nullopt, model_.profile().plan_task_ns),
+         .outline = {}});
     if (allows(Route::kRow) && choices_.front().plan.splits != 1) {
-      choices_.push_back({.plan = {.route = Route::kRow, .num_workers = num_sms}, .outline = {}});
+      choices_.push_back(whole_rows(batch));
     }
   } else {
     outline_all();
   }
   return price_choices(batch, std::move(recycled));
+}
+
+Policy::Choice Policy::whole_rows(const BatchState& batch) const {
+  const AttentionShape& shape = model_.inputs().shape;
+  std::int32_t longest = 0;
+  for (std::int32_t row = 0; row < batch.num_rows(); ++row) {
+    longest = std::max(longest, batch.attended(row).size());
+  }
+  Choice choice;
+  choice.plan = {.route = Route::kRow, .num_workers = model_.profile().num_workers};
+  choice.outline = {.attended_tokens = attended_tokens_,
+                    .num_tasks = std::int64_t{batch.num_rows()} * shape.num_kv_heads,
+                    .long_task_tokens = longest};
+  choice.least_ns = model_.least_ns(choice.outline, num_pages_);
+  choice.likely_ns = choice.least_ns;
+  return choice;
 }
 
 double Policy::least_of_all_ns() const {
@@ -299,11 +318,32 @@ double Policy::least_of_all_ns() const {
   return least_ns;
 }
 
+// The rule weighs reading against merging and knows no arithmetic: where a step is bound by that, its cut by the
+// profile's bandwidth can lose to its cut by the built-in one, which is that of route pages alone (one row of 300
+// tokens, group 8, two splits of all heads against two runs of heads: 9% slower). Where they differ prices decide.
+PlanOptions Policy::choose_rule(const BatchState& batch) {
+  const PlanOptions ours = cpu_rule(batch, *rule_layout_, model_.inputs().kv_dtype, model_.num_slots(), rule_curve_);
+  const PlanOptions usual = cpu_rule(batch, *rule_layout_, model_.inputs().kv_dtype, model_.num_slots());
+  if (ours.splits == usual.splits && ours.kv_heads_per_task == usual.kv_heads_per_task) {
+    return ours;
+  }
+  const auto price_ns = [&](const PlanOptions& options) {
+    auto plan = make_plan(batch, options, std::move(scratch_));
+    if (!plan.ok()) {
+      scratch_ = {};
+      return std::numeric_limits<double>::infinity();
+    }
+    scratch_ = *std::move(plan);
+    return model_.price(scratch_).total_ns();
+  };
+  return price_ns(ours) < price_ns(usual) ? ours : usual;
+}
+
 std::optional<Decision> Policy::keep_rule(const BatchState& batch, Plan& recycled) {
   if (!rule_layout_ || options_.search == SearchMode::kAlways) {
     return std::nullopt;
   }
-  const PlanOptions options = cpu_rule(batch, *rule_layout_, model_.inputs().kv_dtype, model_.num_slots(), rule_curve_);
+  const PlanOptions options = choose_rule(batch);
   auto plan = make_plan(batch, options, std::move(recycled));
   if (!plan.ok()) {
     recycled = {};
@@ -360,7 +400,7 @@ Result<Decision> Policy::price_choices(const BatchState& batch, Plan&& recycled)
   if (rule_layout_) {
     // Prices are surer of a plan's size than of the order of plans that are nearly equal: the rule's plan, which was
     // measured, is left only for a gain that is above the error of such comparisons.
-    consider(cpu_rule(batch, *rule_layout_, model_.inputs().kv_dtype, model_.num_slots(), rule_curve_));
+    consider(choose_rule(batch));
     beat_ns *= 1.0 - model_.profile().price_error;
   }
   for (const Route route : options_.routes) {

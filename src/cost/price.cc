@@ -18,6 +18,8 @@
 namespace pkv {
 namespace {
 
+constexpr double kNsPerUs = 1e3;
+
 /// Bandwidth of so many tasks in flight, by the profile's points.
 double bandwidth_of(std::span<const BandwidthPoint> points, double tasks) {
   const BandwidthPoint& first = points.front();
@@ -303,7 +305,6 @@ Price PriceModel::price_external(const Plan& plan) const {
 
 /// Our own kernels on a GPU, by the table that also chooses between them.
 Price PriceModel::price_on_kernels(const Plan& plan) const {
-  constexpr double kNsPerUs = 1e3;
   Price price;
   price.plan_ns = profile_.plan_ns + profile_.plan_task_ns * plan.counters().num_tasks +
                   profile_.plan_page_ns * static_cast<double>(num_pages(plan));
@@ -367,8 +368,16 @@ Price PriceModel::price(const Plan& plan) const {
 double PriceModel::least_ns(const Outline& outline, std::int64_t num_pages) const {
   const double plan_ns = profile_.plan_ns + profile_.plan_task_ns * static_cast<double>(outline.num_tasks) +
                          profile_.plan_page_ns * static_cast<double>(num_pages);
+  if (!profile_.kernels.empty() && outline.num_tasks == 0) {
+    return plan_ns;
+  }
   if (!profile_.kernels.empty()) {
-    return plan_ns;  // the rule that searches by these prices needs no bound
+    const GpuPrice least = least_gpu_price(inputs_.shape, gpu_kernel_class(inputs_.shape), outline.num_tasks,
+                                           outline.attended_tokens * inputs_.shape.num_kv_heads,
+                                           outline.long_task_tokens, gpu_machine(profile_));
+    return plan_ns +
+           kNsPerUs * (correction_.fixed * least.start_us +
+                       std::hypot(correction_.memory * least.read_us, correction_.arithmetic * least.busy_us));
   }
   WalkRates scratch;
   const WalkRates& walk = rates(outline.kv_heads_per_task, scratch);

@@ -80,13 +80,15 @@ __device__ __forceinline__ void await_state(const StateAddress& state) {
   }
 }
 
-/// The splits first, first + stride, ... of a head's states, elements [d, d + 4), as soon as they are there.
+/// The splits first, first + stride, ... of a head's states, elements [d, d + 4), as soon as they are there; kBatch at
+/// once.
+template <int kBatch>
 __device__ __forceinline__ MergeState join_splits(const LayerParams& p, std::int32_t slot_begin, std::int32_t group_idx,
                                                   std::int32_t num_splits, int first, int stride, int d) {
   MergeState state;
-  for (int s = first; s < num_splits; s += stride * kMergeBatch) {
-    float2 ml[kMergeBatch];
-    float4 acc[kMergeBatch];
+  for (int s = first; s < num_splits; s += stride * kBatch) {
+    float2 ml[kBatch];
+    float4 acc[kBatch];
     bool absent = true;
     for (int tries = 0; absent && tries <= kMaxPolls; ++tries) {
       if (tries == kMaxPolls) {
@@ -94,7 +96,7 @@ __device__ __forceinline__ MergeState join_splits(const LayerParams& p, std::int
       }
       absent = false;
 #pragma unroll
-      for (int b = 0; b < kMergeBatch; ++b) {
+      for (int b = 0; b < kBatch; ++b) {
         const int split = s + b * stride;
         ml[b] = make_float2(-INFINITY, 0.0F);
         acc[b] = make_float4(0.0F, 0.0F, 0.0F, 0.0F);
@@ -105,7 +107,7 @@ __device__ __forceinline__ MergeState join_splits(const LayerParams& p, std::int
         }
       }
 #pragma unroll
-      for (int b = 0; b < kMergeBatch; ++b) absent |= is_absent(ml[b]) || is_absent(acc[b]);
+      for (int b = 0; b < kBatch; ++b) absent |= is_absent(ml[b]) || is_absent(acc[b]);
     }
     const MergeState batch = join(ml, acc);
     if (s == first) {
@@ -132,9 +134,9 @@ __device__ __forceinline__ void clear_splits(const LayerParams& p, std::int32_t 
   }
 }
 
-/// The whole of a (row, KV head) by one block, after its last split: each thread a head and 4 elements. Inlined, its
-/// registers would spill in the largest kernels.
-static __device__ __noinline__ void merge_group(const LayerParams& p, std::int32_t row, std::int32_t kv_head,
+/// The whole of a (row, KV head) by one block, after its last split: each thread a head and 4 elements. Two
+/// splits at once: decode kernels have no registers for more.
+__device__ __forceinline__ void merge_group(const LayerParams& p, std::int32_t row, std::int32_t kv_head,
                                                 std::int32_t slot_begin, std::int32_t num_splits) {
   const int quads = p.head_dim / 4;
   const auto for_each_quad = [&](auto visit) {
@@ -144,7 +146,7 @@ static __device__ __noinline__ void merge_group(const LayerParams& p, std::int32
     }
   };
   for_each_quad([&](int head, int d) {
-    const MergeState state = join_splits(p, slot_begin, head, num_splits, 0, 1, d);
+    const MergeState state = join_splits<2>(p, slot_begin, head, num_splits, 0, 1, d);
     finish_head(p, row, kv_head * p.group_size + head, d, state.m, state.l, state.acc);
   });
   __syncthreads();

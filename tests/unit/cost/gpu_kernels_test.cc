@@ -4,7 +4,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <vector>
+
+#include "support/random_step.h"
 
 namespace pkv {
 namespace {
@@ -77,6 +80,64 @@ TEST(GpuKernels, SizesInBins_KeepNumbersAndSums) {
   EXPECT_EQ(sizes.num_tasks(), 10);
   EXPECT_EQ(sizes.tokens(), 3005);
   EXPECT_EQ(sizes.longest(), 1000);
+}
+
+/// Task by task, as task_sizes() does by row.
+TaskSizes sizes_of_each(const Plan& plan) {
+  const auto heads = [](const Task& task) { return std::int64_t{task.kv_head_end} - task.kv_head_begin; };
+  const auto tokens = [](const Task& task) { return std::int64_t{task.token_end} - task.token_begin; };
+  std::int64_t longest = 1;
+  for (const Task& task : plan.tasks()) {
+    longest = std::max(longest, tokens(task) * heads(task));
+  }
+  TaskSizes sizes(longest);
+  for (const Task& task : plan.tasks()) {
+    sizes.add(tokens(task), heads(task));
+  }
+  sizes.add_slots(plan.counters().num_partial_slots);
+  return sizes;
+}
+
+TEST(GpuKernels, SizesByRow_AreThoseOfTheTasks) {
+  SplitMix64 random(20261127);
+  for (int round = 0; round < 600; ++round) {
+    const testing::Step step = testing::random_step(random);
+    PlanOptions options = {.route = kAllRoutes[random.below(std::size(kAllRoutes))]};
+    options.num_workers = static_cast<std::int32_t>(1 + random.below(132));
+    options.tile_tokens = std::int32_t{16} << random.below(4);
+    options.merge = random.below(2) == 0 ? MergeMode::kFused : MergeMode::kSeparate;
+    options.kv_heads_per_task = static_cast<std::int32_t>(1 + random.below(step.shape.num_kv_heads));
+    if (options.route != Route::kRow && random.below(2) == 0) {
+      options.splits = static_cast<std::int32_t>(1 + random.below(40));
+    }
+    const Plan plan = make_plan(step.batch(), options).value();
+    const TaskSizes by_row = task_sizes(plan);
+    const TaskSizes each = sizes_of_each(plan);
+    ASSERT_EQ(by_row.num_tasks(), each.num_tasks()) << plan.to_string();
+    ASSERT_EQ(by_row.tokens(), each.tokens()) << plan.to_string();
+    ASSERT_EQ(by_row.longest(), each.longest()) << plan.to_string();
+    ASSERT_EQ(by_row.num_slots(), each.num_slots()) << plan.to_string();
+    ASSERT_EQ(by_row.last(), each.last()) << plan.to_string();
+    if (by_row.num_tasks() > 0) {
+      ASSERT_EQ(cheapest_us(step.shape, by_row), cheapest_us(step.shape, each)) << plan.to_string();
+    }
+  }
+}
+
+TEST(GpuKernels, LeastPrice_IsNoMoreThanAnyPlansPrice) {
+  SplitMix64 random(20261128);
+  for (int round = 0; round < 300; ++round) {
+    const testing::Step step = testing::random_step(random);
+    const Route route = random.below(2) == 0 ? Route::kSplit : Route::kRow;
+    const Plan plan = make_plan(step.batch(), {.route = route, .num_workers = kSms}).value();
+    const TaskSizes sizes = task_sizes(plan);
+    if (sizes.num_tasks() > 0) {
+      EXPECT_LE(least_gpu_price(step.shape, gpu_kernel_class(step.shape), sizes.num_tasks(), sizes.tokens(),
+                                sizes.longest(), kSms)
+                    .total_us(),
+                cheapest_us(step.shape, sizes) * (1.0 + 1e-12));
+    }
+  }
 }
 
 TEST(GpuKernels, WidthForAPlan_IsThatOfItsTasks) {

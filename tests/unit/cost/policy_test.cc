@@ -1,6 +1,7 @@
 // What the policy chooses, that it chooses it again, and what it learns.
 #include <gmock/gmock.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "persistentkv/layout.h"
@@ -39,10 +40,29 @@ TEST(Policy, H100_RunsThePlanOfItsKernelsRule) {
   for (const auto& lens : {std::vector<std::int32_t>{60000, 9000, 5000, 2500}, std::vector<std::int32_t>(8, 8192)}) {
     const testing::Step step = step_of(lens);
     const Decision decision = policy.decide(step.batch()).value();
-    const Plan rule = make_plan(step.batch(), gpu_rule(step.batch(), 132)).value();
+    const double plan_task_ns = policy.model().profile().plan_task_ns;
+    const Plan rule = make_plan(step.batch(), gpu_rule(step.batch(), 132, std::nullopt, plan_task_ns)).value();
     EXPECT_EQ(decision.plan.route(), rule.route());
     EXPECT_EQ(decision.plan.max_splits(), rule.max_splits());
     EXPECT_GT(decision.price.decode_ns, decision.price.memory_ns);
+  }
+}
+
+// A plan of more tasks must win on the device what it costs on the host.
+TEST(Policy, H100_TakesNoPlanThatPlanningMakesDearer) {
+  SplitMix64 random(11);
+  for (int round = 0; round < 100; ++round) {
+    std::vector<std::int32_t> lens(1 + random.below(12));
+    for (std::int32_t& len : lens) {
+      len = 1 + static_cast<std::int32_t>(random.below(round % 3 == 0 ? 3000 : 60000));
+    }
+    const testing::Step step = step_of(lens);
+    Policy policy = policy_of(shipped("h100"));
+    const double chosen_ns = policy.decide(step.batch())->price.total_ns();
+    for (const Route route : {Route::kSplit, Route::kWorkqueue}) {
+      const Plan other = make_plan(step.batch(), gpu_rule(step.batch(), 132, route)).value();
+      EXPECT_LE(chosen_ns, 1.001 * policy.model().price(other).total_ns()) << route_name(route) << " round " << round;
+    }
   }
 }
 
@@ -141,6 +161,62 @@ TEST(Policy, GrowingRows_KeepTheChoiceAtMostTwoPercentDearer) {
   }
 }
 
+// The plan of a decision that was carried on is the one that its choice gives afresh, and so is its price.
+TEST(Policy, CarriedDecision_IsPlannedAndPricedAsAfresh) {
+  for (const std::string_view name : {"cpu", "cpu96", "h100"}) {
+    Policy policy = policy_of(shipped(name));
+    std::vector<std::int32_t> lens = {30000, 4096, 900, 17};
+    for (int step_idx = 0; step_idx < 40; ++step_idx) {
+      const testing::Step step = step_of(lens);
+      const Decision decision = policy.decide(step.batch()).value();
+      const bool takes_splits = decision.plan.route() != Route::kRow;
+      const Plan afresh = make_plan(step.batch(), {.route = decision.plan.route(),
+                                                   .splits = takes_splits ? decision.plan.max_splits() : 1,
+                                                   .num_workers = policy.model().num_slots(),
+                                                   .tile_tokens = decision.plan.tile_tokens(),
+                                                   .kv_heads_per_task = decision.plan.kv_heads_per_task(),
+                                                   .merge = decision.plan.merge_mode()})
+                              .value();
+      ASSERT_TRUE(decision.plan.matches(step.batch()));
+      ASSERT_EQ(decision.predicted_ns, policy.model().price(decision.plan).device_ns);
+      if (decision.plan.counters().num_tasks == afresh.counters().num_tasks) {
+        EXPECT_TRUE(std::ranges::equal(decision.plan.tasks(), afresh.tasks())) << name << " step " << step_idx;
+      }
+      std::ranges::for_each(lens, [](std::int32_t& len) { ++len; });
+    }
+  }
+}
+
+TEST(Policy, SameSequence_SamePlansAndReasons) {
+  for (const std::string_view name : {"cpu", "h100"}) {
+    Policy a = policy_of(shipped(name));
+    Policy b = policy_of(shipped(name));
+    std::vector<std::int32_t> lens = {20000, 700, 4096};
+    for (int step_idx = 0; step_idx < 100; ++step_idx) {
+      const testing::Step step = step_of(lens);
+      const Decision first = a.decide(step.batch()).value();
+      const Decision again = b.decide(step.batch()).value();
+      ASSERT_TRUE(std::ranges::equal(first.plan.tasks(), again.plan.tasks()));
+      ASSERT_EQ(first.reason, again.reason);
+      ASSERT_EQ(first.predicted_ns, again.predicted_ns);
+      std::ranges::for_each(lens, [](std::int32_t& len) { ++len; });
+    }
+  }
+}
+
+// One search in the 64 tokens (an 128th of the step, or 0.7% of its price) after which a bound breaks.
+TEST(Policy, OneRowGrowing_IsSearchedForOnceInAWhile) {
+  for (const std::string_view name : {"cpu96", "h100"}) {
+    Policy policy = policy_of(shipped(name));
+    int carried = 0;
+    for (std::int32_t len = 16384; len < 16384 + 256; ++len) {
+      const std::string reason = policy.decide(step_of({len}).batch())->reason;
+      carried += reason.starts_with("the last step's choice") ? 1 : 0;
+    }
+    EXPECT_GT(carried, 240) << name;
+  }
+}
+
 TEST(Policy, ShrunkenRow_IsDecidedAnew) {
   Policy policy = policy_of(shipped("cpu"), {.search = SearchMode::kAlways});
   ASSERT_GT(policy.decide(step_of({48000, 6000}).batch())->candidates.size(), 1U);
@@ -202,6 +278,22 @@ TEST(Learning, SlowMemory_IsLearntAndBounded) {
     policy.observe(learnt.price, {.total_ns = 1'000'000'000'000});
   }
   EXPECT_LE(policy.model().correction().memory, kMaxCorrection);
+}
+
+TEST(Learning, LastingChange_IsFollowedWithinTwelveSteps_OddStepsAreNot) {
+  Policy policy = policy_of(shipped("cpu"), {.learning = Learning::kOn});
+  const testing::Step step = step_of({30000, 30000});
+  const double base_ns = policy.decide(step.batch())->predicted_ns;
+  for (int i = 0; i < 40; ++i) {
+    const Decision decision = policy.decide(step.batch()).value();
+    EXPECT_NEAR(decision.predicted_ns / base_ns, 1.0, 0.1) << i;  // every 8th step takes twice as long
+    policy.observe(decision.price, {.total_ns = static_cast<std::int64_t>(i % 8 == 4 ? 2.0 * base_ns : base_ns)});
+  }
+  for (int i = 0; i < 12; ++i) {
+    const Decision decision = policy.decide(step.batch()).value();
+    policy.observe(decision.price, {.total_ns = static_cast<std::int64_t>(1.6 * base_ns)});
+  }
+  EXPECT_NEAR(policy.decide(step.batch())->predicted_ns / base_ns, 1.6, 0.05);
 }
 
 TEST(Learning, OneOddStep_MovesLittle) {

@@ -1,6 +1,7 @@
 // Replays on profiles: the paper's published figures out of its constants, and what a simulated run reports.
 #include <gmock/gmock.h>
 
+#include <cmath>
 #include <string>
 #include <vector>
 
@@ -81,8 +82,7 @@ TEST(SimulatedRtx3060, PublishedRatios_AreReproduced) {
   }
 }
 
-// The workqueue before FlashInfer and before the buckets with eight rows, both before FlashInfer with one. FlashInfer
-// against the buckets with eight rows is left out: some published rows come out the other way (decision 0007).
+// The workqueue before FlashInfer and before the buckets with eight rows, both before FlashInfer with one.
 TEST(SimulatedRtx3060, RouteOrderOfTheWorkqueue_IsThePublishedOne) {
   for (std::uint32_t seed = 20260623; seed <= 20260627; ++seed) {
     for (const Serving& serving : {kBimodal, kUniform, kZipf}) {
@@ -95,6 +95,32 @@ TEST(SimulatedRtx3060, RouteOrderOfTheWorkqueue_IsThePublishedOne) {
         simulate(kBucketed, seed, {kFlashInfer, split_choice(Route::kBucket, 32), split_choice(Route::kWorkqueue, 24)});
     EXPECT_GT(one.routes[1].ratio_device, 1.0) << seed;
     EXPECT_GT(one.routes[2].ratio_device, 1.0) << seed;
+  }
+}
+
+// FlashInfer against the buckets with eight rows: the published steps of one configuration, measured four times, differ
+// by 3.5%, so the order of rows that are nearer is not known. Of the others one comes out the other way, bimodal with
+// seed 20260624 (decision 0007).
+TEST(SimulatedRtx3060, RouteOrderOfFlashInferAndBuckets_IsThePublishedOneWhereItIsSure) {
+  struct Row {
+    Serving serving;
+    std::uint32_t seed;
+    double published;  // device, buckets to FlashInfer
+  };
+  const Row rows[] = {{kBimodal, 20260623, 1.021}, {kBimodal, 20260624, 0.945}, {kBimodal, 20260625, 0.979},
+                      {kBimodal, 20260626, 0.986}, {kBimodal, 20260627, 0.930}, {kUniform, 20260623, 0.913},
+                      {kUniform, 20260624, 0.916}, {kUniform, 20260625, 0.961}, {kUniform, 20260626, 0.971},
+                      {kUniform, 20260627, 0.993}, {kZipf, 20260623, 0.974},    {kZipf, 20260624, 1.003},
+                      {kZipf, 20260625, 0.969},    {kZipf, 20260626, 0.981},    {kZipf, 20260627, 0.978}};
+  for (const Row& row : rows) {
+    const RunSummary summary = simulate(row.serving, row.seed, {kFlashInfer, split_choice(Route::kBucket, 32)});
+    const double ratio = summary.routes[1].ratio_device.value();
+    EXPECT_NEAR(ratio, row.published, 0.09) << paper_family_name(row.serving.family) << ' ' << row.seed;
+    const bool is_sure = std::abs(row.published - 1.0) > 0.035;
+    const bool is_known_wrong = row.serving.family == PaperFamily::kBimodal && row.seed == 20260624;
+    if (is_sure && !is_known_wrong) {
+      EXPECT_EQ(ratio > 1.0, row.published > 1.0) << paper_family_name(row.serving.family) << ' ' << row.seed;
+    }
   }
 }
 
