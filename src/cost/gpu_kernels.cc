@@ -1,8 +1,9 @@
-// Prices fitted to 842 steps on an H200 and 232 on an H100: the random samples of bench/gpu with seeds 20260623, 1 and
-// 2, a grid of small steps of equal rows, and 29 of ../shared/gpu (six times the weight), each in equal chunks of 64 to
-// 8192 tokens or uncut, ragged ones in equal counts, too, and run by every kernel of its class (bench/gpu/sweep.py,
-// fit_prices.py). On them the cheapest by price is 2.4% slower than the fastest on average (most on steps of under 10
-// us), 13% at the 95th percentile; prices err by 4 to 9% at the median of a class. Not here: the search (gpu_rule.cc).
+// Prices fitted to 842 steps on an H200 and 232 on an H100, and to 307 of 64 MiB and more that an H100 ran before merge
+// kernels started early: the random samples of bench/gpu with seeds 20260623 and 1 to 3, a grid of small steps of equal
+// rows, and the steps of ../shared/gpu (twenty times the weight), each in equal chunks of 64 to 8192 tokens or uncut,
+// ragged ones in equal counts, too, and run by every kernel of its class (bench/gpu/sweep.py, fit_prices.py). On them
+// the cheapest by price is 2.4% slower than the fastest on average, most on steps of under 10 us; prices err by 5 to 9%
+// at the median of a class. Not here: the search (gpu_rule.cc).
 #include "cost/gpu_kernels.h"
 
 #include <algorithm>
@@ -22,45 +23,45 @@ constexpr std::int64_t kMaxWaves = 64;  // looked at one by one
 constexpr GpuKernelClass kClasses[] = {
     {64,
      8,
-     2.50,
-     1.67,
-     0.23,
-     1.41,
-     0.82,
-     1.05,
-     {{{1, 3.26, 3.08, 0.049}, {2, 2.78, 7.21, 0.079}, {5, 2.35, 13.79, 0.112}, {12, 2.03, 37.35, 0.084}}}},
+     3.01,
+     1.89,
+     0.28,
+     0.90,
+     1.00,
+     1.32,
+     {{{1, 2.96, 3.61, 0.097}, {2, 2.50, 7.80, 0.124}, {5, 2.04, 14.47, 0.185}, {12, 1.98, 40.34, 0.122}}}},
     {64,
      16,
-     2.16,
-     2.00,
-     0.05,
-     1.09,
-     1.00,
-     3.16,
-     {{{1, 3.30, 3.82, 0.143}, {2, 3.29, 8.81, 0.003}, {}, {10, 2.70, 69.25, 0.002}}}},
-    {64, 32, 2.25, 1.18, 0.07, 1.89, 1.00, 2.50, {{{1, 3.14, 7.86, 0.349}, {2, 2.79, 14.88, 0.101}, {}, {}}}},
+     2.55,
+     1.81,
+     0.07,
+     0.96,
+     0.70,
+     2.96,
+     {{{1, 3.05, 3.36, 0.115}, {2, 3.17, 7.50, 0.061}, {}, {10, 2.26, 64.06, 0.002}}}},
+    {64, 32, 2.87, 1.58, 0.05, 1.60, 0.64, 0.03, {{{1, 3.00, 7.74, 0.002}, {2, 2.90, 13.53, 0.047}, {}, {}}}},
     {128,
      8,
-     3.07,
-     1.89,
-     0.12,
-     1.04,
-     0.83,
-     3.67,
-     {{{1, 3.09, 6.43, 0.023}, {2, 2.29, 13.30, 0.016}, {4, 2.35, 26.83, 0.026}, {8, 1.85, 58.08, 0.002}}}},
-    {128, 16, 1.73, 1.92, 0.05, 1.09, 1.00, 4.00, {{{1, 4.61, 7.49, 0.305}, {2, 4.81, 16.25, 0.003}, {}, {}}}},
-    {128, 32, 0.80, 2.00, 0.05, 0.99, 0.98, 2.77, {{{1, 5.13, 16.09, 0.035}, {2, 6.49, 41.31, 0.003}, {}, {}}}},
+     3.47,
+     2.00,
+     0.05,
+     0.74,
+     0.87,
+     2.72,
+     {{{1, 3.52, 5.91, 0.059}, {2, 2.22, 13.21, 0.052}, {4, 2.08, 29.44, 0.070}, {8, 2.54, 55.34, 0.049}}}},
+    {128, 16, 2.11, 1.97, 0.07, 0.65, 1.00, 3.90, {{{1, 4.29, 8.64, 0.147}, {2, 5.05, 14.76, 0.121}, {}, {}}}},
+    {128, 32, 0.92, 2.00, 0.08, 0.91, 0.91, 3.95, {{{1, 5.05, 15.75, 0.002}, {2, 6.43, 40.81, 0.002}, {}, {}}}},
     {256,
      8,
-     3.06,
-     1.52,
-     0.05,
-     1.00,
-     0.96,
-     3.91,
-     {{{1, 3.71, 12.69, 0.087}, {2, 3.53, 29.47, 0.002}, {}, {6, 3.92, 87.21, 0.002}}}},
-    {256, 16, 0.83, 2.00, 0.05, 0.62, 1.00, 3.45, {{{1, 5.93, 20.51, 0.214}, {2, 5.94, 52.77, 0.003}, {}, {}}}},
-    {256, 32, 1.86, 0.87, 0.05, 0.79, 1.00, 4.00, {{{1, 4.94, 34.37, 0.002}, {}, {}, {}}}},
+     3.02,
+     1.72,
+     0.06,
+     1.08,
+     0.87,
+     3.98,
+     {{{1, 3.86, 11.52, 0.069}, {2, 3.48, 31.06, 0.004}, {}, {6, 3.72, 90.14, 0.002}}}},
+    {256, 16, 1.75, 1.74, 0.07, 0.45, 0.93, 3.80, {{{1, 5.69, 19.02, 0.148}, {2, 5.56, 49.36, 0.002}, {}, {}}}},
+    {256, 32, 1.94, 0.94, 0.05, 0.67, 0.96, 4.00, {{{1, 5.43, 32.76, 0.002}, {}, {}, {}}}},
 };
 
 /// Tasks drawn longest first: the k-th wave ends no earlier than k + 1 times the task that begins it.

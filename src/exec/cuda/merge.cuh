@@ -137,7 +137,7 @@ __device__ __forceinline__ void clear_splits(const LayerParams& p, std::int32_t 
 /// The whole of a (row, KV head) by one block, after its last split: each thread a head and 4 elements. Two
 /// splits at once: decode kernels have no registers for more.
 __device__ __forceinline__ void merge_group(const LayerParams& p, std::int32_t row, std::int32_t kv_head,
-                                                std::int32_t slot_begin, std::int32_t num_splits) {
+                                            std::int32_t slot_begin, std::int32_t num_splits) {
   const int quads = p.head_dim / 4;
   const auto for_each_quad = [&](auto visit) {
     for (int i = static_cast<int>(threadIdx.x); i < p.group_size * quads; i += static_cast<int>(blockDim.x)) {
