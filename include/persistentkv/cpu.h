@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "persistentkv/backend.h"
+#include "persistentkv/layout.h"
 #include "persistentkv/result.h"
 
 namespace pkv {
@@ -48,5 +49,13 @@ struct CpuOptions {
 /// Errors: kInvalidArgument (threads), kUnsupported (isa, with the list), kResourceExhausted (threads
 /// that the system refuses).
 Result<std::unique_ptr<Backend>> make_cpu_backend(const CpuOptions& options = {});
+
+/// On a machine of several NUMA nodes: puts equal ranges of the cache's pages on the nodes of the backend's workers
+/// and sets kv.pages_per_node, so that workers prefer the tasks whose pages are near. What was written before is
+/// moved, so call it before filling. Let a request's pages lie on one node (PagePool does, when told
+/// kv.pages_per_node). On one node, and where workers are not pinned, nothing is touched and pages_per_node is 0.
+/// The memory must be writable, and nobody may write to it meanwhile.
+/// Errors: kInvalidArgument (not a CPU backend), kUnsupported (the machine's topology cannot be read).
+Status place_pages(const Backend& backend, PagedKv& kv);
 
 }  // namespace pkv

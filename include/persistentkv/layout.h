@@ -2,6 +2,7 @@
 // Not here: which page belongs to which row (block_table.h), who owns pages (page_pool.h).
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <string_view>
@@ -62,6 +63,14 @@ struct PagedKv {
   KvLayout layout;
   /// Physical pages that may be named by a block table: ids 0 to num_pages - 1.
   std::int64_t num_pages = 0;
+  /// Pages [i * pages_per_node, (i + 1) * pages_per_node) lie on the i-th NUMA node of the CPU backend's workers,
+  /// who then take their tasks by it; the last node has the rest. 0: they may lie anywhere. See place_pages (cpu.h).
+  std::int64_t pages_per_node = 0;
+
+  /// The i-th of num_nodes. Requires pages_per_node > 0.
+  [[nodiscard]] std::int32_t node_of(std::int64_t page, std::int32_t num_nodes) const {
+    return static_cast<std::int32_t>(std::min<std::int64_t>(page / pages_per_node, num_nodes - 1));
+  }
 
   /// View of one packed tensor: v is derived from layout.v_offset.
   static PagedKv packed(const void* base, DType dtype, const KvLayout& layout, std::int64_t num_pages);

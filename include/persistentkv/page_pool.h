@@ -12,7 +12,9 @@ namespace pkv {
 
 /// A fixed set of physical pages with reference counts. Not thread-safe.
 /// Pages are dealt in the order given at creation, then in the order they came back (FIFO), so a
-/// fixed sequence of calls gives fixed ids.
+/// fixed sequence of calls gives fixed ids. With several NUMA nodes that holds for the pages of each: a list of
+/// pages grows on the node of its last page, a new one on the node with most free pages (the first of equals),
+/// and what a node lacks comes from the one with most.
 class PagePool {
  public:
   /// Pages 0 to num_pages - 1, dealt in that order.
@@ -21,10 +23,15 @@ class PagePool {
   /// The same, dealt in `order`, which must be a permutation of a subset of [0, num_pages): ids that
   /// it leaves out are holes and are never dealt. Errors: kOutOfRange, kInvalidArgument (duplicate).
   static Result<PagePool> make(std::int64_t num_pages, std::span<const std::int32_t> order);
+  /// The same, where page p lies on node p / pages_per_node and the last node has the rest (see PagedKv); 0: there
+  /// is one node. Errors: also kInvalidArgument (negative, or more than num_pages).
+  static Result<PagePool> make(std::int64_t num_pages, std::span<const std::int32_t> order,
+                               std::int64_t pages_per_node);
 
-  /// A page with one reference. Errors: kResourceExhausted.
+  /// A page with one reference, from the node with most free pages. Errors: kResourceExhausted.
   Result<std::int32_t> allocate();
-  /// Appends `count` fresh pages to `pages`, or none at all. Errors: kResourceExhausted with both numbers.
+  /// Appends `count` fresh pages to `pages`, or none at all, near pages.back() if there is one. Errors:
+  /// kResourceExhausted with both numbers.
   Status allocate(std::int64_t count, std::vector<std::int32_t>& pages);
   /// One more owner. Errors: kOutOfRange (no such page), kInvalidArgument (page is free).
   Status share(std::int32_t page);
@@ -48,12 +55,28 @@ class PagePool {
   [[nodiscard]] std::int32_t references(std::int32_t page) const;
 
  private:
-  static Result<PagePool> deal(std::int64_t num_pages, std::span<const std::int32_t> order);
+  /// Free pages of one node, first in first out.
+  struct Ring {
+    std::vector<std::int32_t> pages;
+    std::size_t head = 0;
+    std::int64_t num_free = 0;
+
+    std::int32_t pop();
+    void push(std::int32_t page);
+  };
+
+  static Result<PagePool> deal(std::int64_t num_pages, std::span<const std::int32_t> order,
+                               std::int64_t pages_per_node);
   Status check_owned(std::int32_t page) const;
+  Ring& ring_of(std::int32_t page);
+  Ring& fullest();
+  /// Requires a free page. The ring's own page if it has one, else the fullest one's.
+  std::int32_t take(Ring& preferred);
 
   std::vector<std::int32_t> references_;  // by page; kHole for pages that are never dealt
-  std::vector<std::int32_t> ring_;        // free pages, first in first out
-  std::size_t head_ = 0;
+  std::vector<Ring> rings_;               // by node
+  std::int64_t pages_per_node_ = 0;       // 0: one node
+  std::int64_t num_dealt_ = 0;
   std::int64_t num_free_ = 0;
 };
 

@@ -126,6 +126,9 @@ Status validate(const PagedKv& kv, const AttentionShape& shape) {
   if (kv.num_pages < 0 || kv.num_pages > std::numeric_limits<std::int32_t>::max()) {
     return Error{ErrorCode::kOutOfRange, fmt::format("{} is outside 0 to 2147483647", kv.num_pages), "kv.num_pages"};
   }
+  if (kv.pages_per_node < 0) {
+    return invalid("kv.pages_per_node", fmt::format("is {}, must be at least 0", kv.pages_per_node));
+  }
   if (kv.num_pages > 0 && (kv.k == nullptr || kv.v == nullptr)) {
     return invalid(kv.k == nullptr ? "kv.k" : "kv.v", fmt::format("is null, but there are {} pages", kv.num_pages));
   }

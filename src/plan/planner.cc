@@ -10,10 +10,14 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <cstddef>
+#include <cstring>
 #include <limits>
 #include <new>
 #include <numeric>
+#include <type_traits>
 
 #include "base/math.h"
 #include "persistentkv/plan.h"
@@ -61,6 +65,37 @@ Status validate_options(const PlanOptions& options, const AttentionShape& shape)
   return {};
 }
 
+// A task as three words, so that it is written by three stores and not by six.
+struct TaskHeads {
+  std::int32_t row;
+  std::int16_t kv_head_begin;
+  std::int16_t kv_head_end;
+};
+struct TaskSlot {
+  std::int32_t partial_slot;
+  std::int32_t slot_stride;
+};
+static_assert(std::is_trivially_copyable_v<Task> && sizeof(Task) == 24 && offsetof(Task, row) == 0 &&
+              offsetof(Task, kv_head_begin) == 4 && offsetof(Task, kv_head_end) == 6 &&
+              offsetof(Task, token_begin) == 8 && offsetof(Task, token_end) == 12 &&
+              offsetof(Task, partial_slot) == 16 && offsetof(Task, slot_stride) == 20);
+
+/// One task a cut, in consecutive slots: three stores each. Words are copied one by one: gcc 12 takes an assigned Task
+/// apart into members, and writes a copied array of words to the stack first; both take twice as long.
+void write_tasks(Task* tasks, const TaskHeads& heads, std::span<const std::uint64_t> cuts, const TaskSlot& first_slot) {
+  constexpr auto kNextSlot = std::bit_cast<std::uint64_t>(TaskSlot{.partial_slot = 1, .slot_stride = 0});
+  const auto heads_word = std::bit_cast<std::uint64_t>(heads);
+  auto slot_word = std::bit_cast<std::uint64_t>(first_slot);
+  auto* to = reinterpret_cast<std::byte*>(tasks);
+  for (const std::uint64_t cut : cuts) {
+    std::memcpy(to + offsetof(Task, row), &heads_word, sizeof(heads_word));
+    std::memcpy(to + offsetof(Task, token_begin), &cut, sizeof(cut));
+    std::memcpy(to + offsetof(Task, partial_slot), &slot_word, sizeof(slot_word));
+    slot_word += kNextSlot;
+    to += sizeof(Task);
+  }
+}
+
 }  // namespace
 
 // Fills a Plan; one object a make_plan call.
@@ -72,10 +107,7 @@ class PlanBuilder {
   Result<Plan> build();
 
  private:
-  std::int32_t first_tile(std::int32_t row) const { return batch_.attended(row).begin / options_.tile_tokens; }
-  std::int32_t num_tiles(std::int32_t row) const {
-    return ceil_div(batch_.attended(row).end, options_.tile_tokens) - first_tile(row);
-  }
+  std::int32_t num_tiles(std::int32_t row) const { return row_tiles_[static_cast<std::size_t>(row)].size(); }
   std::int32_t num_splits(std::int32_t row) const { return plan_.row_splits_[static_cast<std::size_t>(row)]; }
   std::int32_t num_slots(std::int32_t row) const {
     return num_splits(row) > 1 ? num_splits(row) * batch_.shape().num_kv_heads : 0;
@@ -88,6 +120,7 @@ class PlanBuilder {
   Status check_limits() const;
   void assign_slots();
   void order_rows();
+  void cut_row(std::int32_t row);
   void emit_tasks(std::int32_t row);
   void emit_merge(std::int32_t row);
   void emit_launches(std::size_t row_begin, std::size_t row_end);
@@ -100,6 +133,21 @@ class PlanBuilder {
   Plan plan_;
   std::int32_t max_tiles_ = 0;
   std::int64_t total_tiles_ = 0;
+  std::size_t num_emitted_ = 0;  // of plan_.tasks_, which has room for all
+
+  // Memory that a thread keeps from plan to plan. By row: the tiles that its attended tokens lie in.
+  std::vector<TokenRange>& row_tiles_ = scratch().row_tiles;
+  // Token ranges of the splits of the row that is emitted.
+  std::vector<std::uint64_t>& cuts_ = scratch().cuts;
+
+  struct Scratch {
+    std::vector<TokenRange> row_tiles;
+    std::vector<std::uint64_t> cuts;
+  };
+  static Scratch& scratch() {
+    thread_local Scratch scratch;
+    return scratch;
+  }
 };
 
 void PlanBuilder::reset() {
@@ -112,13 +160,16 @@ void PlanBuilder::reset() {
       options_.kv_heads_per_task.value_or(options_.route == Route::kPages ? shape.num_kv_heads : 1);
   plan_.seq_lens_.assign(batch_.seq_lens().begin(), batch_.seq_lens().end());
   plan_.merge_mode_ = options_.merge;
-  plan_.tasks_.clear();
   plan_.merges_.clear();
   plan_.launches_.clear();
   plan_.counters_ = {};
+  row_tiles_.resize(static_cast<std::size_t>(batch_.num_rows()));
   for (std::int32_t row = 0; row < batch_.num_rows(); ++row) {
-    max_tiles_ = std::max(max_tiles_, num_tiles(row));
-    total_tiles_ += num_tiles(row);
+    const TokenRange attended = batch_.attended(row);
+    TokenRange& tiles = row_tiles_[static_cast<std::size_t>(row)];
+    tiles = {.begin = attended.begin / options_.tile_tokens, .end = ceil_div(attended.end, options_.tile_tokens)};
+    max_tiles_ = std::max(max_tiles_, tiles.size());
+    total_tiles_ += tiles.size();
   }
 }
 
@@ -210,30 +261,52 @@ void PlanBuilder::order_rows() {
   }
 }
 
+// cuts_[s] = split_tiles(tiles, s, splits) in tokens, without a division a split: s * tiles / splits is carried as
+// quotient and remainder.
+void PlanBuilder::cut_row(std::int32_t row) {
+  const std::int32_t splits = num_splits(row);
+  const TokenRange tiles = row_tiles_[static_cast<std::size_t>(row)];
+  const TokenRange attended = batch_.attended(row);
+  const std::int32_t quotient = tiles.size() / splits;
+  const std::int32_t step = tiles.size() % splits;
+  std::int64_t tile = tiles.begin;
+  std::int32_t remainder = 0;
+  TokenRange cut = {.begin = attended.begin, .end = attended.begin};
+  cuts_.resize(static_cast<std::size_t>(splits));
+  for (std::uint64_t& words : cuts_) {
+    remainder += step;
+    const bool carry = remainder >= splits;
+    remainder -= carry ? splits : 0;
+    tile += quotient + (carry ? 1 : 0);
+    cut.begin = cut.end;
+    // 64 bits: a length near 2^31 rounds up past it.
+    cut.end =
+        static_cast<std::int32_t>(std::clamp<std::int64_t>(tile * options_.tile_tokens, attended.begin, attended.end));
+    words = std::bit_cast<std::uint64_t>(cut);
+  }
+}
+
+// Only the heads and the slot differ from one run of heads to the next.
 void PlanBuilder::emit_tasks(std::int32_t row) {
   const std::int32_t splits = num_splits(row);
-  const std::int32_t tiles = num_tiles(row);
-  const std::int32_t tile_begin = first_tile(row);
-  const TokenRange attended = batch_.attended(row);
+  if (splits == 0) {
+    return;
+  }
+  cut_row(row);
   const std::int32_t num_kv_heads = batch_.shape().num_kv_heads;
   const std::int32_t row_slot = plan_.split_offsets_[static_cast<std::size_t>(row)];
   for (std::int32_t head = 0; head < num_kv_heads; head += plan_.kv_heads_per_task_) {
-    for (std::int32_t s = 0; s < splits; ++s) {
-      const TokenRange cut = split_tiles(tiles, s, splits);
-      const auto token = [&](std::int32_t tile) {  // 64 bits: a length near 2^31 rounds up past it
-        return static_cast<std::int32_t>(std::clamp<std::int64_t>(
-            std::int64_t{tile_begin + tile} * options_.tile_tokens, attended.begin, attended.end));
-      };
-      plan_.tasks_.push_back(
-          {.row = row,
-           .kv_head_begin = static_cast<std::int16_t>(head),
-           .kv_head_end = static_cast<std::int16_t>(std::min(head + plan_.kv_heads_per_task_, num_kv_heads)),
-           .token_begin = token(cut.begin),
-           .token_end = token(cut.end),
-           .partial_slot = splits > 1 ? row_slot + head * splits + s : kNoSlot,
-           .slot_stride = splits > 1 ? splits : 0});
-    }
+    const TaskHeads heads = {
+        .row = row,
+        .kv_head_begin = static_cast<std::int16_t>(head),
+        .kv_head_end = static_cast<std::int16_t>(std::min(head + plan_.kv_heads_per_task_, num_kv_heads))};
+    const TaskSlot slot = {.partial_slot = splits > 1 ? row_slot + head * splits : kNoSlot,
+                           .slot_stride = splits > 1 ? splits : 0};
+    write_tasks(plan_.tasks_.data() + num_emitted_, heads, cuts_, slot);
+    num_emitted_ += static_cast<std::size_t>(splits);
   }
+  // With no more splits than tiles none is empty, with more each tile is one.
+  plan_.counters_.num_nonempty_tasks += std::min(splits, num_tiles(row)) * num_head_runs();
 }
 
 void PlanBuilder::emit_merge(std::int32_t row) {
@@ -248,13 +321,13 @@ void PlanBuilder::emit_merge(std::int32_t row) {
 // One decode launch and, where rows were split, one merge launch over the rows
 // row_order_[row_begin, row_end).
 void PlanBuilder::emit_launches(std::size_t row_begin, std::size_t row_end) {
-  const auto task_begin = static_cast<std::int32_t>(plan_.tasks_.size());
+  const auto task_begin = static_cast<std::int32_t>(num_emitted_);
   const auto merge_begin = static_cast<std::int32_t>(plan_.merges_.size());
   for (std::size_t i = row_begin; i < row_end; ++i) {
     emit_tasks(plan_.row_order_[i]);
     emit_merge(plan_.row_order_[i]);
   }
-  const auto task_end = static_cast<std::int32_t>(plan_.tasks_.size());
+  const auto task_end = static_cast<std::int32_t>(num_emitted_);
   const auto merge_end = static_cast<std::int32_t>(plan_.merges_.size());
   if (task_end > task_begin) {
     plan_.launches_.push_back({LaunchKind::kDecode, task_begin, task_end});
@@ -265,6 +338,9 @@ void PlanBuilder::emit_launches(std::size_t row_begin, std::size_t row_end) {
 }
 
 void PlanBuilder::emit_all() {
+  // Not cleared before: what a recycled plan holds is overwritten, so only growth is initialised first.
+  const std::int64_t splits = std::accumulate(plan_.row_splits_.begin(), plan_.row_splits_.end(), std::int64_t{0});
+  plan_.tasks_.resize(static_cast<std::size_t>(splits * num_head_runs()));
   if (options_.route != Route::kBucket) {
     emit_launches(0, plan_.row_order_.size());
     return;
@@ -287,8 +363,6 @@ void PlanBuilder::count() {
   counters.num_merge_launches =
       static_cast<std::int32_t>(std::ranges::count(plan_.launches_, LaunchKind::kMerge, &Launch::kind));
   counters.num_tasks = static_cast<std::int32_t>(plan_.tasks_.size());
-  counters.num_nonempty_tasks =
-      static_cast<std::int32_t>(std::ranges::count_if(plan_.tasks_, [](const Task& task) { return !task.empty(); }));
   counters.num_partial_slots = plan_.split_offsets_.back();
   counters.attended_tokens = batch_.attended_tokens();
   counters.merge_state_bytes = std::int64_t{counters.num_partial_slots} * shape.group_size() * (shape.head_dim + 2) * 4;
@@ -297,6 +371,7 @@ void PlanBuilder::count() {
 // The step belongs to another project's planner; what is counted is the one launch that the paper counts for it.
 Plan PlanBuilder::build_external() {
   plan_.max_splits_ = 1;
+  plan_.tasks_.clear();
   plan_.row_splits_.clear();
   plan_.row_order_.clear();
   plan_.split_offsets_.assign(static_cast<std::size_t>(batch_.num_rows()) + 1, 0);

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "base/math.h"
+#include "exec/cpu/placement.h"
 #include "replay/memory.h"
 
 namespace pkv {
@@ -54,9 +55,10 @@ Result<KvPool> KvPool::make(const KvLayout& layout, DType dtype, std::int64_t nu
   }
   KvPool pool;
   pool.memory_ = std::move(*memory);
+  pool.view_ = view_at(pool.memory_.as<std::byte>(), layout, dtype, num_pages);
+  PKV_RETURN_IF_ERROR(place_on_nodes(pool.view_, filling.nodes));
   PKV_RETURN_IF_ERROR(
       filling.block.fill(pool.memory_.data(), bytes / dtype_bytes(dtype), filling.crew, filling.cancelled));
-  pool.view_ = view_at(pool.memory_.as<std::byte>(), layout, dtype, num_pages);
   return pool;
 }
 
@@ -81,6 +83,9 @@ void KvPool::show_as(const KvLayout& layout, std::int64_t min_pages) {
   const std::int64_t fitting =
       (static_cast<std::int64_t>(memory_.size()) - kPaddingBytes) / page_bytes(layout, view_.dtype);
   const std::int64_t num_pages = std::clamp(fitting, min_pages, std::max(min_pages, kMaxPages));
+  if (layout == view_.layout && num_pages == view_.num_pages) {
+    return;
+  }
   view_ = view_at(memory_.as<std::byte>(), layout, view_.dtype, num_pages);
   if (mirror_) {
     mirror_view_ = view_at(mirror_->as<std::byte>(), layout, view_.dtype, num_pages);
@@ -95,20 +100,34 @@ std::int64_t choose_pool_pages(std::int64_t trace_pages, std::int64_t page_bytes
   return std::max({trace_pages, std::min({wanted, affordable, kMaxPages}), std::int64_t{1}});
 }
 
-PageRotation PageRotation::spread(std::int64_t num_pages) {
+PageRotation PageRotation::spread(std::int64_t num_pages, std::int64_t num_nodes) {
   constexpr double kGoldenSection = 0.6180339887498949;
-  return {num_pages, static_cast<std::int64_t>(static_cast<double>(num_pages) * kGoldenSection)};
+  return {num_pages, static_cast<std::int64_t>(static_cast<double>(num_pages) * kGoldenSection), num_nodes};
 }
 
 void PageRotation::start_at(double part) { shift_ = static_cast<std::int64_t>(static_cast<double>(num_pages_) * part); }
 
 void PageRotation::next(std::span<const std::int32_t> page_ids, std::vector<std::int32_t>& shifted) {
   shift_ = (shift_ + stride_) % num_pages_;
+  if (num_nodes_ > 1) {
+    shift_by_node(page_ids, shifted);
+    return;
+  }
   const auto shift = static_cast<std::int32_t>(shift_);
   const auto wrap = static_cast<std::int32_t>(num_pages_ - shift_);
   shifted.resize(page_ids.size());
   for (std::size_t i = 0; i < page_ids.size(); ++i) {
     shifted[i] = page_ids[i] < wrap ? page_ids[i] + shift : page_ids[i] - wrap;
+  }
+}
+
+void PageRotation::shift_by_node(std::span<const std::int32_t> page_ids, std::vector<std::int32_t>& shifted) const {
+  const auto count = static_cast<std::int64_t>(page_ids.size());
+  shifted.resize(page_ids.size());
+  for (std::int64_t i = 0; i < count; ++i) {
+    const std::int64_t node = i * num_nodes_ / count;
+    const std::int64_t local = (page_ids[static_cast<std::size_t>(i)] + shift_) % num_pages_;
+    shifted[static_cast<std::size_t>(i)] = static_cast<std::int32_t>(node * num_pages_ + local);
   }
 }
 

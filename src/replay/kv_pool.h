@@ -23,8 +23,10 @@ class KvPool {
     const RandomBlock& block;
     Crew& crew;
     const std::function<bool()>& cancelled;
+    /// NUMA nodes that share the pages (placement.h); fewer than two: pages lie where they are first touched.
+    std::span<const std::int32_t> nodes = {};
   };
-  /// Allocates and fills every page. Errors: kResourceExhausted, kCancelled.
+  /// Allocates, places and fills every page. Errors: kResourceExhausted, kUnsupported (nodes), kCancelled.
   static Result<KvPool> make(const KvLayout& layout, DType dtype, std::int64_t num_pages, const Filling& filling);
 
   /// Copies every page to a device, in pieces between which `cancelled` is asked; run_view() is the copy from
@@ -32,7 +34,7 @@ class KvPool {
   Status mirror(DeviceMemory& device, const std::function<bool()>& cancelled);
 
   /// The same memory as pages of another layout of the same type, as many as fit; any cut of random values is
-  /// random. Requires a layout of which at least `min_pages` fit.
+  /// random. Pages of another layout lie anywhere. Requires a layout of which at least `min_pages` fit.
   void show_as(const KvLayout& layout, std::int64_t min_pages);
 
   /// Bytes of K and V of one page.
@@ -60,14 +62,18 @@ class KvPool {
 std::int64_t choose_pool_pages(std::int64_t trace_pages, std::int64_t page_bytes, std::int64_t cache_bytes,
                                std::int64_t budget_bytes);
 
-/// Another shift of all page ids for every execution.
+/// Another shift of all page ids for every execution. With several NUMA nodes a step's list of ids is cut into a
+/// part a node, and ids are shifted inside the pages of their node: neighbours in a row stay on one node, a single
+/// long row uses all. Two ids that differ by a multiple of a node's pages may then meet: such a page is read twice
+/// in a step, by a step that holds more pages than a node has.
 class PageRotation {
  public:
-  /// `stride`: pages from one execution's shift to the next, in [0, num_pages).
-  PageRotation(std::int64_t num_pages, std::int64_t stride) : num_pages_(num_pages), stride_(stride) {}
+  /// `num_pages` on each of `num_nodes`; `stride`: pages from one execution's shift to the next, in [0, num_pages).
+  PageRotation(std::int64_t num_pages, std::int64_t stride, std::int64_t num_nodes = 1)
+      : num_pages_(num_pages), stride_(stride), num_nodes_(num_nodes) {}
 
   /// Golden-section stride: any few consecutive shifts lie far apart. For steps that use a part of the pool.
-  static PageRotation spread(std::int64_t num_pages);
+  static PageRotation spread(std::int64_t num_pages, std::int64_t num_nodes = 1);
 
   /// Begins elsewhere: `part` in [0, 1) of the pool further.
   void start_at(double part);
@@ -76,8 +82,11 @@ class PageRotation {
   void next(std::span<const std::int32_t> page_ids, std::vector<std::int32_t>& shifted);
 
  private:
-  std::int64_t num_pages_;
+  void shift_by_node(std::span<const std::int32_t> page_ids, std::vector<std::int32_t>& shifted) const;
+
+  std::int64_t num_pages_;  // on each node
   std::int64_t stride_;
+  std::int64_t num_nodes_;
   std::int64_t shift_ = 0;
 };
 

@@ -14,6 +14,7 @@
 
 #include "base/check.h"
 #include "base/clock.h"
+#include "exec/cpu/cpu_backend.h"
 #include "persistentkv/cuda.h"
 #include "replay/crew.h"
 #include "replay/kv_pool.h"
@@ -164,12 +165,14 @@ Result<Needs> plan_memory(const RunOptions& options, const KvLayout& layout, con
   return needs;
 }
 
-PageRotation choose_rotation(const StepSource& source, std::int64_t pool_pages) {
+PageRotation choose_rotation(const StepSource& source, const PagedKv& pool) {
+  const std::int64_t num_nodes = pool.pages_per_node == 0 ? 1 : pool.num_pages / pool.pages_per_node;
+  const std::int64_t pages = pool.num_pages / num_nodes;  // of a node
   const std::int64_t stride = source.num_physical_pages();
-  if (source.reads_every_page() && stride < pool_pages) {
-    return {pool_pages, stride};
+  if (source.reads_every_page() && stride < pages) {
+    return {pages, stride, num_nodes};
   }
-  return PageRotation::spread(pool_pages);
+  return PageRotation::spread(pages, num_nodes);
 }
 
 /// Everything that a session works with. Made in the order that affinity asks for: the crew before the CPU
@@ -276,7 +279,7 @@ class Workshop {
     return {.options = *options_,
             .backend = *backend_,
             .pool = *pool_,
-            .rotation = choose_rotation(source, needs_.pool_pages),
+            .rotation = choose_rotation(source, pool_->view()),
             .query_block = query_block_ ? *query_block_ : *kv_block_,
             .mlp = mlp_.get(),
             .crew = *crew_,
@@ -299,8 +302,12 @@ class Workshop {
 
   Status open_pool(const KvLayout& layout, const RunObserver& observer) {
     const std::function<bool()> cancelled = [&] { return observer.cancelled(); };
+    const auto* cpu = dynamic_cast<const CpuBackend*>(backend_);
     auto pool = KvPool::make(layout, options_->kv_dtype, needs_.pool_pages,
-                             {.block = *kv_block_, .crew = *crew_, .cancelled = cancelled});
+                             {.block = *kv_block_,
+                              .crew = *crew_,
+                              .cancelled = cancelled,
+                              .nodes = cpu == nullptr ? std::span<const std::int32_t>() : cpu->nodes()});
     if (!pool.ok()) {
       return pool.error();
     }

@@ -76,6 +76,8 @@ class PagedCase {
   [[nodiscard]] const CaseSpec& spec() const { return spec_; }
   [[nodiscard]] const BatchState& batch() const { return *batch_; }
   [[nodiscard]] const PagedKv& kv() const { return kv_; }
+  /// Says that the pages lie on NUMA nodes (see PagedKv).
+  void set_pages_per_node(std::int64_t pages_per_node) { kv_.pages_per_node = pages_per_node; }
 
   [[nodiscard]] RunArgs args(void* out, float* lse) const {
     const AttentionShape& shape = spec_.shape;

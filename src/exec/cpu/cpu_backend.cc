@@ -11,6 +11,7 @@
 
 #include "base/clock.h"
 #include "base/math.h"
+#include "exec/cpu/placement.h"
 
 namespace pkv {
 namespace {
@@ -98,32 +99,43 @@ Status refuse_external(const Plan& plan) {
   return {};
 }
 
-/// One run: the launches one after the other, their items popped from one counter.
+/// One run: the launches one after the other, their items drawn from queues.
 class PlanRun {
  public:
-  /// finished: [rows * head runs] zeros where merges are fused; zeros again afterwards.
-  PlanRun(const Plan& plan, const StepArgs& args, const KernelTable& kernels, WorkerPool& pool,
-          std::atomic<std::int32_t>* finished)
-      : plan_(plan), args_(args), kernels_(kernels), pool_(pool), finished_(finished) {
+  /// What a run works with. finished: [rows * head runs] zeros where merges are fused; zeros again afterwards.
+  struct Means {
+    const KernelTable& kernels;
+    WorkerPool& pool;
+    TaskQueues& queues;
+    std::atomic<std::int32_t>* finished;
+  };
+
+  PlanRun(const Plan& plan, const StepArgs& args, const Means& means)
+      : plan_(plan),
+        args_(args),
+        kernels_(means.kernels),
+        pool_(means.pool),
+        queues_(means.queues),
+        finished_(means.finished) {
     if (num_passes() > 0) {
       begin_pass(0);
     }
   }
 
-  /// Everything that one worker does. All passes happen inside one fork-join of the pool, with a barrier
-  /// between two of them, so that no worker falls asleep between passes.
-  void work(const Scratch& scratch) {
+  /// Everything that one worker of a node (index) does. All passes happen inside one fork-join of the pool, with a
+  /// barrier between two of them, so that no worker falls asleep between passes.
+  void work(const Scratch& scratch, std::int32_t node) {
     std::int64_t decode_ns = 0;
     std::int64_t merge_ns = 0;
     for (std::size_t i = 0; i < num_passes(); ++i) {
       const Launch launch = pass(i);
       const std::int64_t begin_ns = now_ns();
       if (launch.kind == LaunchKind::kDecode) {
-        const std::int64_t fused_ns = decode_items(launch, scratch);
+        const std::int64_t fused_ns = decode_items(scratch, node);
         decode_ns += now_ns() - begin_ns - fused_ns;
         merge_ns += fused_ns;
       } else {
-        merge_items(launch, scratch);
+        merge_items(scratch, node);
         merge_ns += now_ns() - begin_ns;
       }
       if (i + 1 < num_passes()) {
@@ -154,27 +166,34 @@ class PlanRun {
   [[nodiscard]] Launch pass(std::size_t i) const { return plan_.launches()[i]; }
   void begin_pass(std::size_t i) {
     const Launch launch = pass(i);
-    next_item_.store(launch.begin * items_per_index(launch), std::memory_order_relaxed);
+    const std::int64_t items = items_per_index(launch);
+    if (launch.kind == LaunchKind::kDecode && args_.kv.pages_per_node > 0) {
+      queues_.begin(launch.begin, launch.end, [&](std::int64_t item) {
+        return node_of_task(task(item), args_.block_table, args_.kv, queues_.num_nodes());
+      });
+    } else {
+      queues_.begin(launch.begin * items, launch.end * items);
+    }
   }
+
+  [[nodiscard]] const Task& task(std::int64_t item) const { return plan_.tasks()[static_cast<std::size_t>(item)]; }
 
   /// A merge range is one item a KV head, so that a single long row keeps all workers busy.
   [[nodiscard]] std::int64_t items_per_index(const Launch& launch) const {
     return launch.kind == LaunchKind::kDecode ? 1 : plan_.shape().num_kv_heads;
   }
 
-  std::int64_t pop() { return next_item_.fetch_add(1, std::memory_order_relaxed); }
-
   /// A worker's place in a launch. Its next task is drawn late, when the kernel has one tile left and wants to
   /// prefetch what follows.
   struct Drawer {
     PlanRun& run;
-    const Launch& launch;
+    std::int32_t node;
     const Task* next = nullptr;
     bool drawn = false;
 
     const Task* draw() {
-      const std::int64_t item = run.pop();
-      return item < launch.end ? &run.plan_.tasks()[static_cast<std::size_t>(item)] : nullptr;
+      const std::int64_t item = run.queues_.draw(node);
+      return item == TaskQueues::kNone ? nullptr : &run.task(item);
     }
     static const Task* look(void* context) {
       auto& drawer = *static_cast<Drawer*>(context);
@@ -185,9 +204,9 @@ class PlanRun {
   };
 
   /// Returns the time that merging took.
-  std::int64_t decode_items(const Launch& launch, const Scratch& scratch) {
+  std::int64_t decode_items(const Scratch& scratch, std::int32_t node) {
     std::int64_t merge_ns = 0;
-    Drawer drawer{.run = *this, .launch = launch};
+    Drawer drawer{.run = *this, .node = node};
     for (const Task* task = drawer.draw(); task != nullptr;) {
       drawer.drawn = false;
       ran_.store(kernels_.decode(args_, *task, scratch, {.next = &Drawer::look, .context = &drawer}),
@@ -227,10 +246,10 @@ class PlanRun {
     }
   }
 
-  void merge_items(const Launch& launch, const Scratch& scratch) {
+  void merge_items(const Scratch& scratch, std::int32_t node) {
     const std::int64_t num_kv_heads = plan_.shape().num_kv_heads;
     const std::span<const MergeRange> ranges = plan_.merges();
-    for (std::int64_t item = pop(); item < launch.end * num_kv_heads; item = pop()) {
+    for (std::int64_t item = queues_.draw(node); item != TaskQueues::kNone; item = queues_.draw(node)) {
       kernels_.merge(args_, ranges[static_cast<std::size_t>(item / num_kv_heads)],
                      static_cast<std::int32_t>(item % num_kv_heads), scratch);
     }
@@ -240,8 +259,8 @@ class PlanRun {
   const StepArgs& args_;
   const KernelTable& kernels_;
   WorkerPool& pool_;
+  TaskQueues& queues_;
   std::atomic<std::int32_t>* finished_;
-  alignas(kFalseSharingBytes) std::atomic<std::int64_t> next_item_{0};
   alignas(kFalseSharingBytes) std::atomic<std::int64_t> decode_ns_{0};
   std::atomic<std::int64_t> merge_ns_{0};
   std::atomic<RanKernel> ran_{};
@@ -249,32 +268,56 @@ class PlanRun {
 
 }  // namespace
 
-CpuBackend::CpuBackend(Topology topology, std::unique_ptr<WorkerPool> pool, const KernelTable* kernels)
-    : topology_(std::move(topology)), pool_(std::move(pool)), kernels_(kernels) {}
+CpuBackend::CpuBackend(Topology topology, std::unique_ptr<WorkerPool> pool, Nodes nodes, const KernelTable* kernels)
+    : topology_(std::move(topology)),
+      pool_(std::move(pool)),
+      nodes_(std::move(nodes.all)),
+      worker_nodes_(std::move(nodes.of_worker)),
+      queues_(static_cast<std::int32_t>(nodes_.size())),
+      kernels_(kernels) {}
+
+CpuBackend::Nodes CpuBackend::worker_nodes(const Topology& topology, const WorkerPool& pool) {
+  Nodes nodes;
+  for (std::int32_t worker = 0; worker < pool.num_workers(); ++worker) {
+    const std::int32_t node = pool.pinned() ? topology.core_nodes[static_cast<std::size_t>(worker)] : 0;
+    const auto found = std::ranges::find(nodes.all, node);
+    nodes.of_worker.push_back(static_cast<std::int32_t>(found - nodes.all.begin()));
+    if (found == nodes.all.end()) {
+      nodes.all.push_back(node);
+    }
+  }
+  return nodes;
+}
 
 Result<std::unique_ptr<CpuBackend>> CpuBackend::create(const CpuOptions& options) {
+  Result<Topology> topology = read_topology();
+  if (!topology.ok()) {
+    return topology.error();
+  }
+  return create(options, *std::move(topology));
+}
+
+Result<std::unique_ptr<CpuBackend>> CpuBackend::create(const CpuOptions& options, Topology topology) {
   const Isa isa = options.isa.value_or(supported_isas().back());
   const KernelTable* kernels = find_kernels(isa);
   if (kernels == nullptr) {
     return invalid_isa(isa);
   }
-  Result<Topology> topology = read_topology();
-  if (!topology.ok()) {
-    return topology.error();
-  }
   Result<std::unique_ptr<WorkerPool>> pool =
-      WorkerPool::create({.num_workers = options.threads.value_or(std::clamp(topology->num_cores(), 1, kMaxWorkers)),
-                          .cpus = options.pin ? topology->core_cpus : std::vector<std::int32_t>(),
+      WorkerPool::create({.num_workers = options.threads.value_or(std::clamp(topology.num_cores(), 1, kMaxWorkers)),
+                          .cpus = options.pin ? topology.core_cpus : std::vector<std::int32_t>(),
                           .wait = options.wait});
   if (!pool.ok()) {
     return pool.error();
   }
-  return std::unique_ptr<CpuBackend>(new CpuBackend(*std::move(topology), *std::move(pool), kernels));
+  Nodes nodes = worker_nodes(topology, **pool);
+  return std::unique_ptr<CpuBackend>(new CpuBackend(std::move(topology), *std::move(pool), std::move(nodes), kernels));
 }
 
 std::string CpuBackend::describe() const {
-  return fmt::format("cpu: {}, {} workers on {} cores{}, {} kernels ({}-bit vectors)", topology_.cpu_model,
-                     num_workers(), topology_.num_cores(), pool_->pinned() ? ", pinned" : "", isa_name(isa()),
+  const std::string nodes = nodes_.size() > 1 ? fmt::format(" and {} NUMA nodes", nodes_.size()) : "";
+  return fmt::format("cpu: {}, {} workers on {} cores{}{}, {} kernels ({}-bit vectors)", topology_.cpu_model,
+                     num_workers(), topology_.num_cores(), nodes, pool_->pinned() ? ", pinned" : "", isa_name(isa()),
                      kernels_->vector_bytes * 8);
 }
 
@@ -294,6 +337,7 @@ Status CpuBackend::reserve(const Plan& plan) {
   PKV_RETURN_IF_ERROR(validate_shape_support(plan.shape(), capabilities(), name()));
   PKV_RETURN_IF_ERROR(grow(partials_, PartialBytes(plan).total(), "partial states"));
   PKV_RETURN_IF_ERROR(grow(finished_, counter_bytes(plan), "counters of finished tasks"));
+  PKV_RETURN_IF_ERROR(queues_.reserve(plan.counters().num_tasks));
   const std::int64_t stride = std::max(scratch_stride_, scratch_bytes(plan));
   scratch_stride_ = 0;  // no scratch at all when growing fails
   PKV_RETURN_IF_ERROR(grow(scratch_, stride * num_workers(), "worker scratch"));
@@ -305,15 +349,19 @@ Result<RunTimes> CpuBackend::run(const Plan& plan, const RunArgs& args) {
   PKV_RETURN_IF_ERROR(refuse_external(plan));
   PKV_RETURN_IF_ERROR(validate_run(plan, args, capabilities(), name()));
   if (static_cast<std::int64_t>(partials_.size()) < PartialBytes(plan).total() ||
-      static_cast<std::int64_t>(finished_.size()) < counter_bytes(plan) || scratch_stride_ < scratch_bytes(plan)) {
+      static_cast<std::int64_t>(finished_.size()) < counter_bytes(plan) || scratch_stride_ < scratch_bytes(plan) ||
+      !queues_.covers(plan.counters().num_tasks)) {
     return Error{ErrorCode::kResourceExhausted, "reserve() was not called for a plan as large as this", "workspace"};
   }
   const std::int64_t begin_ns = now_ns();
   const StepArgs step = step_args(args, plan, partials_, kernels_->write_head);
-  PlanRun run(plan, step, *kernels_, *pool_, finished_.as<std::atomic<std::int32_t>>());
+  PlanRun run(
+      plan, step,
+      {.kernels = *kernels_, .pool = *pool_, .queues = queues_, .finished = finished_.as<std::atomic<std::int32_t>>()});
   pool_->run([&](std::int32_t worker) {
     std::byte* memory = scratch_.as<std::byte>() + worker * scratch_stride_;
-    run.work(Scratch::make(memory, plan.shape(), task_heads(plan), plan.max_splits()));
+    run.work(Scratch::make(memory, plan.shape(), task_heads(plan), plan.max_splits()),
+             worker_nodes_[static_cast<std::size_t>(worker)]);
   });
   ran_ = run.ran();
   return run.times(now_ns() - begin_ns);
@@ -325,6 +373,16 @@ Result<ProbeResult> CpuBackend::paged_read_probe(const BatchState& batch, const 
 
 Result<ProbeResult> CpuBackend::read_probe(const AlignedBuffer& buffer, const ReadPattern& pattern) {
   return pkv::read_probe(*pool_, *kernels_, buffer, pattern);
+}
+
+Status place_pages(const Backend& backend, PagedKv& kv) {
+  const auto* cpu = dynamic_cast<const CpuBackend*>(&backend);
+  if (cpu == nullptr) {
+    return Error{ErrorCode::kInvalidArgument,
+                 fmt::format("backend {} has no workers on NUMA nodes; the cpu backend does", backend.name()),
+                 "backend"};
+  }
+  return place_on_nodes(kv, cpu->nodes());
 }
 
 Result<std::unique_ptr<Backend>> make_cpu_backend(const CpuOptions& options) {

@@ -5,12 +5,15 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/aligned_buffer.h"
 #include "exec/cpu/kernels.h"
 #include "exec/cpu/probe.h"
+#include "exec/cpu/task_queues.h"
 #include "exec/cpu/topology.h"
 #include "exec/cpu/worker_pool.h"
 #include "persistentkv/backend.h"
@@ -25,6 +28,8 @@ class CpuBackend final : public Backend {
  public:
   /// Errors: those of make_cpu_backend.
   static Result<std::unique_ptr<CpuBackend>> create(const CpuOptions& options);
+  /// On a machine that is said to be so; for tests.
+  static Result<std::unique_ptr<CpuBackend>> create(const CpuOptions& options, Topology topology);
 
   [[nodiscard]] std::string_view name() const override { return "cpu"; }
   [[nodiscard]] std::string describe() const override;
@@ -40,16 +45,27 @@ class CpuBackend final : public Backend {
   [[nodiscard]] std::optional<RanKernel> ran_kernel() const { return ran_; }
   [[nodiscard]] WorkerPool& pool() { return *pool_; }
   [[nodiscard]] const Topology& topology() const { return topology_; }
+  /// NUMA nodes of the workers (operating system's indices) in the order of the first worker of each; one entry
+  /// that means nothing where workers are not pinned.
+  [[nodiscard]] std::span<const std::int32_t> nodes() const { return nodes_; }
 
   /// As the functions of probe.h, on this backend's workers: the denominator of its speed.
   Result<ProbeResult> paged_read_probe(const BatchState& batch, const PagedKv& kv);
   Result<ProbeResult> read_probe(const AlignedBuffer& buffer, const ReadPattern& pattern);
 
  private:
-  CpuBackend(Topology topology, std::unique_ptr<WorkerPool> pool, const KernelTable* kernels);
+  struct Nodes {
+    std::vector<std::int32_t> all;
+    std::vector<std::int32_t> of_worker;
+  };
+  static Nodes worker_nodes(const Topology& topology, const WorkerPool& pool);
+  CpuBackend(Topology topology, std::unique_ptr<WorkerPool> pool, Nodes nodes, const KernelTable* kernels);
 
   Topology topology_;
   std::unique_ptr<WorkerPool> pool_;
+  std::vector<std::int32_t> nodes_;
+  std::vector<std::int32_t> worker_nodes_;  // index into nodes_, by worker
+  TaskQueues queues_;
   const KernelTable* kernels_;
   AlignedBuffer partials_;  // ml of all slots, then acc of all slots
   AlignedBuffer finished_;  // [rows * head runs] atomic counters of tasks, 0 between runs

@@ -2,37 +2,18 @@
 // Not here: decisions made from it.
 #include "exec/cpu/topology.h"
 
-#include <hwloc.h>
+#include <fmt/format.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <fstream>
 #include <limits>
-#include <memory>
 #include <optional>
-#include <type_traits>
+
+#include "exec/cpu/hwloc_handles.h"
 
 namespace pkv {
 namespace {
-
-struct TopologyDeleter {
-  void operator()(hwloc_topology_t topology) const { hwloc_topology_destroy(topology); }
-};
-using TopologyHandle = std::unique_ptr<std::remove_pointer_t<hwloc_topology_t>, TopologyDeleter>;
-
-struct BitmapDeleter {
-  void operator()(hwloc_bitmap_t bitmap) const { hwloc_bitmap_free(bitmap); }
-};
-using BitmapHandle = std::unique_ptr<std::remove_pointer_t<hwloc_bitmap_t>, BitmapDeleter>;
-
-TopologyHandle load_topology() {
-  hwloc_topology_t topology = nullptr;
-  if (hwloc_topology_init(&topology) != 0) {
-    return nullptr;
-  }
-  TopologyHandle handle(topology);
-  return hwloc_topology_load(topology) == 0 ? std::move(handle) : nullptr;
-}
 
 /// Hardware threads that the cpuset and the affinity mask of this process leave.
 BitmapHandle usable_cpus(hwloc_topology_t topology) {
@@ -45,21 +26,24 @@ BitmapHandle usable_cpus(hwloc_topology_t topology) {
   return usable;
 }
 
-std::vector<std::int32_t> first_cpu_of_cores(hwloc_topology_t topology, hwloc_const_bitmap_t usable) {
-  std::vector<std::int32_t> cpus;
+void add_core(Topology& result, int cpu, hwloc_const_bitmap_t nodes) {
+  result.core_cpus.push_back(cpu);
+  result.core_nodes.push_back(std::max(hwloc_bitmap_first(nodes), 0));
+}
+
+void add_cores(Topology& result, hwloc_topology_t topology, hwloc_const_bitmap_t usable) {
   for (hwloc_obj_t core = nullptr; (core = hwloc_get_next_obj_by_type(topology, HWLOC_OBJ_CORE, core)) != nullptr;) {
     const BitmapHandle of_core(hwloc_bitmap_dup(core->cpuset));
     hwloc_bitmap_and(of_core.get(), of_core.get(), usable);
     if (const int cpu = hwloc_bitmap_first(of_core.get()); cpu >= 0) {
-      cpus.push_back(cpu);
+      add_core(result, cpu, core->nodeset);
     }
   }
-  if (cpus.empty()) {  // some virtual machines report no cores
+  if (result.core_cpus.empty()) {  // some virtual machines report no cores
     for (int cpu = hwloc_bitmap_first(usable); cpu >= 0; cpu = hwloc_bitmap_next(usable, cpu)) {
-      cpus.push_back(cpu);
+      add_core(result, cpu, hwloc_get_pu_obj_by_os_index(topology, static_cast<unsigned>(cpu))->nodeset);
     }
   }
-  return cpus;
 }
 
 std::int64_t cache_bytes(hwloc_topology_t topology, hwloc_obj_type_t type) {
@@ -134,6 +118,24 @@ std::optional<std::int64_t> cgroup_left_bytes(const CgroupFiles& files) {
   return std::max<std::int64_t>(*limit - std::max<std::int64_t>(*used - inactive_file_bytes(files.stat), 0), 0);
 }
 
+Topology narrow(hwloc_topology_t topology) {
+  const BitmapHandle usable = usable_cpus(topology);
+  Topology result;
+  result.cpu_model = cpu_model_name(topology);
+  add_cores(result, topology, usable.get());
+  result.num_hardware_threads = hwloc_bitmap_weight(usable.get());
+  result.num_numa_nodes = hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_NUMANODE);
+  result.l1d_bytes = cache_bytes(topology, HWLOC_OBJ_L1CACHE);
+  result.l2_bytes = cache_bytes(topology, HWLOC_OBJ_L2CACHE);
+  result.l3_bytes = cache_bytes(topology, HWLOC_OBJ_L3CACHE);
+  result.num_l3 = std::max(hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_L3CACHE), 0);
+  // Not hwloc's sum over NUMA nodes, which virtual machines may report too low.
+  result.total_memory_bytes = std::int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE);
+  result.available_memory_bytes = available_memory_bytes();
+  result.huge_pages = read_huge_page_mode();
+  return result;
+}
+
 }  // namespace
 
 std::string_view huge_page_mode_name(HugePageMode mode) {
@@ -167,22 +169,17 @@ Result<Topology> read_topology() {
   if (handle == nullptr) {
     return Error{ErrorCode::kUnsupported, "hwloc cannot read this machine's topology", "topology"};
   }
-  hwloc_topology_t topology = handle.get();
-  const BitmapHandle usable = usable_cpus(topology);
-  Topology result;
-  result.cpu_model = cpu_model_name(topology);
-  result.core_cpus = first_cpu_of_cores(topology, usable.get());
-  result.num_hardware_threads = hwloc_bitmap_weight(usable.get());
-  result.num_numa_nodes = hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_NUMANODE);
-  result.l1d_bytes = cache_bytes(topology, HWLOC_OBJ_L1CACHE);
-  result.l2_bytes = cache_bytes(topology, HWLOC_OBJ_L2CACHE);
-  result.l3_bytes = cache_bytes(topology, HWLOC_OBJ_L3CACHE);
-  result.num_l3 = std::max(hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_L3CACHE), 0);
-  // Not hwloc's sum over NUMA nodes, which virtual machines may report too low.
-  result.total_memory_bytes = std::int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE);
-  result.available_memory_bytes = available_memory_bytes();
-  result.huge_pages = read_huge_page_mode();
-  return result;
+  return narrow(handle.get());
+}
+
+Result<Topology> read_synthetic_topology(const std::string& description) {
+  const TopologyHandle handle = load_topology(
+      [&](hwloc_topology_t topology) { return hwloc_topology_set_synthetic(topology, description.c_str()); });
+  if (handle == nullptr) {
+    return Error{ErrorCode::kInvalidArgument, fmt::format("hwloc cannot make a machine of '{}'", description),
+                 "topology"};
+  }
+  return narrow(handle.get());
 }
 
 }  // namespace pkv

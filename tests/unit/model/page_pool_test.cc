@@ -124,5 +124,80 @@ TEST(PagePool, RandomCalls_AgreeWithAModel) {
   }
 }
 
+// Pages 0 to 2 on node 0, 3 to 5 on node 1 and the rest, 6, too.
+TEST(PagePool, TwoNodes_AListGrowsWhereItsLastPageIs) {
+  PagePool pool = PagePool::make(7, Pages{0, 1, 2, 3, 4, 5, 6}, 3).value();
+  Pages a;
+  Pages b;
+  ASSERT_TRUE(pool.allocate(2, a).ok());
+  ASSERT_TRUE(pool.allocate(2, b).ok());
+  EXPECT_EQ(a, (Pages{3, 4}));  // node 1 had more
+  EXPECT_EQ(b, (Pages{0, 1}));
+  ASSERT_TRUE(pool.allocate(1, a).ok());
+  ASSERT_TRUE(pool.allocate(1, b).ok());
+  EXPECT_EQ(a.back(), 5);
+  EXPECT_EQ(b.back(), 2);
+}
+
+TEST(PagePool, AFullNode_TakesFromTheOther) {
+  PagePool pool = PagePool::make(4, Pages{3, 2, 1, 0}, 2).value();
+  Pages a;
+  ASSERT_TRUE(pool.allocate(3, a).ok());
+  EXPECT_EQ(a, (Pages{1, 0, 3}));
+  ASSERT_TRUE(pool.allocate(1, a).ok());  // it follows its last page
+  EXPECT_EQ(a.back(), 2);
+  EXPECT_EQ(pool.num_free(), 0);
+  EXPECT_FALSE(pool.allocate().ok());
+}
+
+TEST(PagePool, PagesComeBack_ToTheirNode) {
+  PagePool pool = PagePool::make(6, Pages{0, 1, 2, 3, 4, 5}, 3).value();
+  Pages all;
+  ASSERT_TRUE(pool.allocate(6, all).ok());
+  ASSERT_TRUE(pool.free(4).ok());
+  ASSERT_TRUE(pool.free(1).ok());
+  ASSERT_TRUE(pool.free(5).ok());
+  Pages near_1 = {3};
+  ASSERT_TRUE(pool.allocate(2, near_1).ok());
+  EXPECT_EQ(near_1, (Pages{3, 4, 5}));
+  ASSERT_TRUE(pool.share(3).ok());
+  Pages shared = {3};
+  EXPECT_EQ(pool.make_last_writable(shared)->page, 1);  // the only free one
+  EXPECT_EQ(pool.make_last_writable(near_1)->page, 5);
+}
+
+TEST(PagePool, PagesPerNodeOutOfRange_IsAnError) {
+  EXPECT_FALSE(PagePool::make(4, Pages{0}, -1).ok());
+  EXPECT_FALSE(PagePool::make(4, Pages{0}, 5).ok());
+  EXPECT_EQ(PagePool::make(4, Pages{0}, 5).error().where, "pages_per_node");
+}
+
+// Whatever the number of nodes: every page has one owner, and what is free is dealt before a refusal.
+TEST(PagePool, RandomNodes_DealEveryPageOnce) {
+  SplitMix64 random(3);
+  for (int repeat = 0; repeat < 50; ++repeat) {
+    const auto num_pages = static_cast<std::int64_t>(1 + random.below(60));
+    const auto per_node = static_cast<std::int64_t>(random.below(static_cast<std::uint64_t>(num_pages) + 1));
+    Pages order(static_cast<std::size_t>(num_pages));
+    for (std::int64_t i = 0; i < num_pages; ++i) {
+      order[static_cast<std::size_t>(i)] = static_cast<std::int32_t>(num_pages - 1 - i);
+    }
+    PagePool pool = PagePool::make(num_pages, order, per_node).value();
+    Pages owned;
+    for (int action = 0; action < 300; ++action) {
+      if (random.below(3) > 0 && pool.num_free() > 0) {
+        ASSERT_TRUE(pool.allocate(1, owned).ok());
+        ASSERT_EQ(pool.references(owned.back()), 1);
+        ASSERT_EQ(std::ranges::count(owned, owned.back()), 1);
+      } else if (!owned.empty()) {
+        const auto victim = owned.begin() + static_cast<std::ptrdiff_t>(random.below(owned.size()));
+        ASSERT_TRUE(pool.free(*victim).ok());
+        owned.erase(victim);
+      }
+      ASSERT_EQ(pool.num_free(), num_pages - static_cast<std::int64_t>(owned.size()));
+    }
+  }
+}
+
 }  // namespace
 }  // namespace pkv

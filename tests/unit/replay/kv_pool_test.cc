@@ -118,6 +118,38 @@ TEST(PageRotation, OnePage_StaysInRange) {
   EXPECT_EQ(shifted[0], 0);
 }
 
+TEST(PageRotation, TwoNodes_CutTheIdsIntoAPartEach) {
+  PageRotation rotation = PageRotation::spread(50, 2);
+  std::vector<std::int32_t> ids(20);
+  for (std::int32_t i = 0; i < 20; ++i) {
+    ids[static_cast<std::size_t>(i)] = 2 * i;
+  }
+  std::vector<std::int32_t> shifted;
+  for (int i = 0; i < 20; ++i) {
+    rotation.next(ids, shifted);
+    const std::set<std::int32_t> distinct(shifted.begin(), shifted.end());
+    EXPECT_EQ(distinct.size(), 20U);  // fewer than a node has: no two meet
+    for (std::size_t k = 0; k < 20; ++k) {
+      EXPECT_EQ(shifted[k] / 50, k < 10 ? 0 : 1);
+    }
+  }
+}
+
+TEST(KvPool, SeveralNodes_ShareThePages) {
+  const auto crew = Crew::make().value();
+  const RandomBlock block(DType::kF16, 1);
+  const KvLayout layout = *KvLayout::make(KvOrder::kHND, KvPacking::kSeparate, 16, kShape);
+  const std::vector<std::int32_t> nodes = {0, 0};  // this machine may have no other
+  const auto pool = KvPool::make(layout, DType::kF16, 2001, {block, *crew, kGoOn, nodes});
+  ASSERT_TRUE(pool.ok()) << pool.error().to_string();
+  EXPECT_EQ(pool->view().pages_per_node, 1000);
+  EXPECT_EQ(pool->run_view().pages_per_node, 1000);
+  const auto plain = KvPool::make(layout, DType::kF16, 2001, {block, *crew, kGoOn});
+  EXPECT_EQ(plain->view().pages_per_node, 0);
+  EXPECT_EQ(std::memcmp(pool->view().k, plain->view().k, 2001 * static_cast<std::size_t>(layout.k_strides.page) * 2),
+            0);
+}
+
 TEST(ChoosePoolPages, SmallTrace_FillsEightCaches) { EXPECT_EQ(choose_pool_pages(10, 1000, 100000, 1 << 30), 800); }
 
 TEST(ChoosePoolPages, LargeTrace_IsTakenAsItIs) { EXPECT_EQ(choose_pool_pages(5000, 1000, 100000, 1 << 30), 5000); }
