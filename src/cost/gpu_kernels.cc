@@ -319,7 +319,8 @@ TaskSizes task_sizes(const Plan& plan) {
 
 GpuMachine gpu_machine(const DeviceProfile& profile) {
   constexpr double kNsPerUs = 1e3;
-  return {profile.num_workers, profile.bandwidth.back().bytes_per_ns * kNsPerUs};
+  const BandwidthPoint& all = profile.bandwidth.back();  // of as many tasks as there were SMs
+  return {profile.num_workers, all.bytes_per_ns * kNsPerUs * profile.num_workers / static_cast<double>(all.tasks)};
 }
 
 KernelWidth width_for(const Plan& plan, const GpuMachine& machine) {

@@ -273,7 +273,6 @@ Result<Decision> Policy::decide_auto(const BatchState& batch, Plan&& recycled) {
   if (!model_.profile().kernels.empty() && allows(Route::kSplit)) {
     // The rule has searched by the same prices, whole rows among them; these beside it, as a plan of so few tasks costs
     // next to nothing.
-    const std::int32_t num_sms = model_.profile().num_workers;
     choices_.clear();
     choices_.push_back(
         {.plan = gpu_rule(batch, gpu_machine(model_.profile()), std::nullopt, model_.profile().plan_task_ns),

@@ -3,10 +3,12 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <limits>
 #include <string>
 #include <vector>
 
+#include "cost/gpu_kernels.h"
 #include "persistentkv/decision.h"
 #include "support/random_step.h"
 
@@ -81,10 +83,27 @@ TEST(GpuRuleProperty, SameBatch_GetsTheSamePlan) {
   }
 }
 
-// The tail of equal chunks is a chunk; that of equal counts is a part of the shortest row.
-TEST(GpuRuleProperty, FewRowsOfUnlikeLengths_AreCutIntoEqualCounts_EqualRowsIntoChunks) {
-  const Step unlike = step_of({60000, 40000, 9000, 7000, 5000, 4000, 3000, 2500});
-  EXPECT_EQ(gpu_rule(unlike.batch(), 132).route, Route::kWorkqueue);
+double price_us(const BatchState& batch, const PlanOptions& options) {
+  const Plan plan = make_plan(batch, options).value();
+  return cheapest_width(batch.shape(), gpu_kernel_class(batch.shape()), task_sizes(plan), 132).price.total_us();
+}
+
+// Of equal chunks and equal counts the cheaper is taken; the rule prices rows by their mean task, within a percent.
+TEST(GpuRuleProperty, TheRoute_IsTheCheaperOfBoth) {
+  std::array<int, 2> chosen{};
+  SplitMix64 random(9);
+  for (int i = 0; i < 60; ++i) {
+    std::vector<std::int32_t> lens(2 + random.below(14));
+    for (std::int32_t& len : lens) len = static_cast<std::int32_t>(500 + random.below(60000));
+    const Step step = step_of(lens);
+    const PlanOptions best = gpu_rule(step.batch(), 132);
+    ++chosen[best.route == Route::kWorkqueue ? 1 : 0];
+    for (const Route route : {Route::kSplit, Route::kWorkqueue}) {
+      ASSERT_LE(price_us(step.batch(), best), 1.01 * price_us(step.batch(), gpu_rule(step.batch(), 132, route)));
+    }
+  }
+  EXPECT_GT(chosen[0], 0);
+  EXPECT_GT(chosen[1], 0);
   const Step equal = step_of(std::vector<std::int32_t>(8, 32768));
   EXPECT_EQ(gpu_rule(equal.batch(), 132).route, Route::kSplit);
 }
