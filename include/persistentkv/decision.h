@@ -26,10 +26,8 @@ namespace pkv {
 /// that few long tasks or many short ones alike keep every SM reading until the end, and no row more than
 /// that. Route split (equal chunks) or, for rows of unlike lengths, workqueue (equal counts), or the best of the one
 /// of these two that is named. For AttentionShape and lengths of any kind; measured on an H100 and an H200
-/// (docs/performance.md). `plan_task_ns`: what a task costs on the host, where a plan's time there counts like the
-/// device's.
-PlanOptions gpu_rule(const BatchState& batch, const GpuMachine& machine, std::optional<Route> route = std::nullopt,
-                     double plan_task_ns = 0.0);
+/// (docs/performance.md). Looks at the device's time alone: the layers of a model share what a plan costs on the host.
+PlanOptions gpu_rule(const BatchState& batch, const GpuMachine& machine, std::optional<Route> route = std::nullopt);
 
 /// Read bandwidth of all workers together by the bytes of K (or V) that a task reads in one go, as the decode
 /// kernel reads them. Facts of a machine; the defaults are 2 cores of a Zen 4 server (docs/decisions/0006).

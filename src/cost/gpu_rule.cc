@@ -28,11 +28,8 @@ constexpr std::int64_t kMinBetweenCountTokens = 1536;
 
 class Search {
  public:
-  Search(const BatchState& batch, const GpuMachine& machine, double plan_task_us)
-      : shape_(batch.shape()),
-        kernels_(gpu_kernel_class(batch.shape())),
-        machine_(machine),
-        plan_task_us_(plan_task_us) {
+  Search(const BatchState& batch, const GpuMachine& machine)
+      : shape_(batch.shape()), kernels_(gpu_kernel_class(batch.shape())), machine_(machine) {
     lens_.reserve(static_cast<std::size_t>(batch.num_rows()));
     tiles_.reserve(static_cast<std::size_t>(batch.num_rows()));
     for (std::int32_t row = 0; row < batch.num_rows(); ++row) {
@@ -128,8 +125,7 @@ class Search {
       sizes.add(ceil_div(lens_[i], row_splits), tasks);
       sizes.add_slots(row_splits > 1 ? tasks : 0);
     }
-    const double price = cheapest_width(shape_, kernels_, sizes, machine_).price.total_us() +
-                         plan_task_us_ * static_cast<double>(sizes.num_tasks());
+    const double price = cheapest_width(shape_, kernels_, sizes, machine_).price.total_us();
     if (price < best_price_) {
       best_price_ = price;
       best_route_ = route;
@@ -140,7 +136,6 @@ class Search {
   const AttentionShape& shape_;
   const GpuKernelClass& kernels_;
   const GpuMachine machine_;
-  const double plan_task_us_;
   std::vector<std::int32_t> lens_;   // of rows that attend to anything
   std::vector<std::int32_t> tiles_;  // theirs
   std::int64_t longest_ = 0;
@@ -152,9 +147,8 @@ class Search {
 
 }  // namespace
 
-PlanOptions gpu_rule(const BatchState& batch, const GpuMachine& machine, std::optional<Route> route,
-                     double plan_task_ns) {
-  return Search(batch, machine, plan_task_ns * 1e-3).best(route);
+PlanOptions gpu_rule(const BatchState& batch, const GpuMachine& machine, std::optional<Route> route) {
+  return Search(batch, machine).best(route);
 }
 
 }  // namespace pkv

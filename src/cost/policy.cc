@@ -274,9 +274,7 @@ Result<Decision> Policy::decide_auto(const BatchState& batch, Plan&& recycled) {
     // The rule has searched by the same prices, whole rows among them; these beside it, as a plan of so few tasks costs
     // next to nothing.
     choices_.clear();
-    choices_.push_back(
-        {.plan = gpu_rule(batch, gpu_machine(model_.profile()), std::nullopt, model_.profile().plan_task_ns),
-         .outline = {}});
+    choices_.push_back({.plan = gpu_rule(batch, gpu_machine(model_.profile())), .outline = {}});
     if (allows(Route::kRow) && choices_.front().plan.splits != 1) {
       choices_.push_back(whole_rows(batch));
     }
