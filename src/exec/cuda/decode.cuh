@@ -880,7 +880,7 @@ class Decoder {
       }
     }
     if (p_.finished != nullptr && task.slot_stride > 1) {
-      merge_if_last(p_, task);
+      merge_if_last<(C::kHeadDim > 128)>(p_, task);
     }
   }
 

@@ -80,9 +80,9 @@ __device__ __forceinline__ void await_state(const StateAddress& state) {
   }
 }
 
-/// The splits first, first + stride, ... of a head's states, elements [d, d + 4), as soon as they are there; kBatch at
-/// once.
-template <int kBatch>
+/// The splits first, first + stride, ... of a head's states, elements [d, d + 4), kBatch at once; kArriving: as soon as
+/// they are there.
+template <int kBatch, bool kArriving>
 __device__ __forceinline__ MergeState join_splits(const LayerParams& p, std::int32_t slot_begin, std::int32_t group_idx,
                                                   std::int32_t num_splits, int first, int stride, int d) {
   MergeState state;
@@ -90,7 +90,7 @@ __device__ __forceinline__ MergeState join_splits(const LayerParams& p, std::int
     float2 ml[kBatch];
     float4 acc[kBatch];
     bool absent = true;
-    for (int tries = 0; absent && tries <= kMaxPolls; ++tries) {
+    for (int tries = 0; absent && tries <= (kArriving ? kMaxPolls : 0); ++tries) {
       if (tries == kMaxPolls) {
         wait_for_predecessor();
       }
@@ -134,8 +134,8 @@ __device__ __forceinline__ void clear_splits(const LayerParams& p, std::int32_t 
   }
 }
 
-/// The whole of a (row, KV head) by one block, after its last split: each thread a head and 4 elements. Two
-/// splits at once: decode kernels have no registers for more.
+/// The whole of a (row, KV head) by one block, after its last split: each thread a head and 4 elements. One
+/// split at a time: decode kernels have no registers for more.
 __device__ __forceinline__ void merge_group(const LayerParams& p, std::int32_t row, std::int32_t kv_head,
                                             std::int32_t slot_begin, std::int32_t num_splits) {
   const int quads = p.head_dim / 4;
@@ -146,15 +146,23 @@ __device__ __forceinline__ void merge_group(const LayerParams& p, std::int32_t r
     }
   };
   for_each_quad([&](int head, int d) {
-    const MergeState state = join_splits<2>(p, slot_begin, head, num_splits, 0, 1, d);
+    const MergeState state = join_splits<1, false>(p, slot_begin, head, num_splits, 0, 1, d);
     finish_head(p, row, kv_head * p.group_size + head, d, state.m, state.l, state.acc);
   });
   __syncthreads();
   for_each_quad([&](int head, int d) { clear_splits(p, slot_begin, head, num_splits, 0, 1, d); });
 }
 
+/// Not inlined: kernels for large head dimensions would spill on 10.0; those with few registers a thread spill around a
+/// call instead.
+static __device__ __noinline__ void call_merge_group(const LayerParams& p, std::int32_t row, std::int32_t kv_head,
+                                                     std::int32_t slot_begin, std::int32_t num_splits) {
+  merge_group(p, row, kv_head, slot_begin, num_splits);
+}
+
 /// Called by all threads of a block when it has stored a task's partial states: the block that finds all
 /// other splits done merges them. Counters return to 0, so that every launch finds them so.
+template <bool kCall>
 __device__ __forceinline__ void merge_if_last(const LayerParams& p, const DeviceTask& task) {
   __shared__ bool is_last;
   __threadfence();
@@ -169,7 +177,11 @@ __device__ __forceinline__ void merge_if_last(const LayerParams& p, const Device
   __syncthreads();
   if (is_last) {
     __threadfence();
-    merge_group(p, task.row, task.kv_head_begin, task.first_slot, task.slot_stride);
+    if constexpr (kCall) {
+      call_merge_group(p, task.row, task.kv_head_begin, task.first_slot, task.slot_stride);
+    } else {
+      merge_group(p, task.row, task.kv_head_begin, task.first_slot, task.slot_stride);
+    }
   }
 }
 

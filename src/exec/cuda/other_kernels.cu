@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(32 * kUnits * kUnitWarps) merge_splits_kernel(
     await_state(StateAddress(p, slot_begin + (range.num_splits - 1 - way) / kWays * kWays + way, group_idx, d));
   }
   __syncwarp();
-  const MergeState state = join_splits<kMergeBatch>(p, slot_begin, group_idx, range.num_splits, way, kWays, d);
+  const MergeState state = join_splits<kMergeBatch, true>(p, slot_begin, group_idx, range.num_splits, way, kWays, d);
   auto& accs = all_accs[place];
   auto& mls = all_mls[place];
   accs[way][lane] = state.acc;

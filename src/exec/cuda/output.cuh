@@ -81,19 +81,13 @@ __device__ __forceinline__ void finish_head(const LayerParams& p, std::int32_t r
   }
 }
 
-/// Never kAbsent: a NaN is as good as another.
-__device__ __forceinline__ float present(float value) {
-  return __float_as_uint(value) == kAbsent ? __uint_as_float(0x7FFFFFFFU) : value;
-}
-
 /// Writes elements [d, d + 4) of a partial state; the threads with the first of kMergeDims also write (m, l).
 __device__ __forceinline__ void store_partial(const LayerParams& p, std::int32_t slot, std::int32_t group_idx,
                                               std::int32_t d, float m, float l, const float4& acc) {
   const std::int64_t state = static_cast<std::int64_t>(slot) * p.group_size + group_idx;
-  store_relaxed(p.partial_acc + state * p.head_dim + d,
-                make_float4(present(acc.x), present(acc.y), present(acc.z), present(acc.w)));
+  store_relaxed(p.partial_acc + state * p.head_dim + d, acc);
   if (d % kMergeDims == 0) {
-    store_relaxed(p.partial_ml + (state * p.merge_parts + d / kMergeDims) * 2, make_float2(present(m), present(l)));
+    store_relaxed(p.partial_ml + (state * p.merge_parts + d / kMergeDims) * 2, make_float2(m, l));
   }
 }
 

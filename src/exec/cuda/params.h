@@ -44,8 +44,8 @@ inline constexpr std::int32_t kMergeDims = 64;
 /// Blocks of the merge kernel a head: each reads a copy of (m, l) of its own.
 constexpr std::int32_t merge_parts(std::int32_t head_dim) { return (head_dim + kMergeDims - 1) / kMergeDims; }
 
-/// A word of a partial state that has not been written, or has been read: a NaN that no state contains. Every byte is
-/// the same, for cudaMemset.
+/// A word of a partial state that has not been written, or has been read: a NaN that no state contains, as all
+/// that arithmetic gives are 0x7FFFFFFF. Every byte is the same, for cudaMemset.
 inline constexpr std::uint32_t kAbsent = 0xFFFFFFFFU;
 
 enum class ElementType : std::int32_t { kF32, kF16, kBF16 };

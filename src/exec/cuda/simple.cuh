@@ -157,7 +157,7 @@ __global__ void __launch_bounds__(kSimpleThreads) simple_decode_kernel(const __g
     }
   }
   if (p.finished != nullptr && task.slot_stride > 1) {
-    merge_if_last(p, task);
+    merge_if_last<false>(p, task);
   }
 }
 

@@ -115,9 +115,10 @@ std::vector<Expected> expected_kernels() {
   expected.push_back({"simple_decode_kernel<float>", &simple_kernel(ElementType::kF32)});
   expected.push_back({"simple_decode_kernel<__half>", &simple_kernel(ElementType::kF16)});
   expected.push_back({"simple_decode_kernel<__nv_bfloat16>", &simple_kernel(ElementType::kBF16)});
-  for (const std::int32_t max_splits : {2, std::numeric_limits<std::int32_t>::max()}) {
-    const KernelEntry& merge = merge_kernel(max_splits);
-    expected.push_back({fmt::format("merge_splits_kernel<{}>", merge.threads / 32), &merge});
+  for (const std::int32_t max_splits : {2, 60, std::numeric_limits<std::int32_t>::max()}) {
+    const MergeEntry& merge = merge_kernel(max_splits);
+    const int warps = merge.kernel.threads / 32 / merge.units_per_block;
+    expected.push_back({fmt::format("merge_splits_kernel<{}, {}>", merge.units_per_block, warps), &merge.kernel});
   }
   expected.push_back({"read_pages_kernel", &page_read_kernel()});
   return expected;
