@@ -169,7 +169,8 @@ class Policy {
   [[nodiscard]] Choice whole_rows(const BatchState& batch) const;
   [[nodiscard]] bool allows(Route route) const;
   Result<Decision> price_choices(const BatchState& batch, Plan&& recycled);
-  /// cpu_rule by the profile's ReadCurve or by the built-in one, whichever plan has the lower price.
+  /// cpu_rule by the profile's ReadCurve or by the built-in one, whichever plan has the lower price; once a decision.
+  const PlanOptions& rule_of(const BatchState& batch);
   PlanOptions choose_rule(const BatchState& batch);
   /// The rule's plan where no plan can be cheaper by more than the prices' error and the time of a search; no value:
   /// `recycled` is as it was.
@@ -190,6 +191,7 @@ class Policy {
   std::int64_t attended_tokens_ = 0;
   std::int64_t num_pages_ = 0;
   std::vector<Choice> choices_;
+  std::optional<PlanOptions> rule_;
   Plan scratch_;
   // The last decision.
   std::optional<PlanOptions> last_;

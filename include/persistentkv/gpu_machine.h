@@ -11,9 +11,9 @@ struct GpuMachine {
   /// Of all SMs together, in bytes a microsecond, as a streaming read reaches it.
   double read_bytes_per_us = 0.0;
 
-  /// By default SMs read as an H100's do.
-  GpuMachine(std::int32_t sms,
-             double bytes_per_us = 0.0)  // NOLINT(google-explicit-constructor): often all that is known
+  /// By default SMs read as an H100's do. Implicit: often their number is all that is known.
+  // NOLINTNEXTLINE(google-explicit-constructor)
+  GpuMachine(std::int32_t sms, double bytes_per_us = 0.0)
       : num_sms(sms), read_bytes_per_us(bytes_per_us > 0.0 ? bytes_per_us : kH100BytesPerUsAndSm * sms) {}
 
   static constexpr double kH100BytesPerUsAndSm = 3.2e6 / 132;

@@ -271,7 +271,8 @@ void visit_tasks(const RowCut& cut, std::int32_t tile, Visit visit) {
   visit(low * tile, cut.splits - num_high - ends_of(low));
 }
 
-/// Task by task: plans whose tasks are not as visit_tasks() has them.
+}  // namespace
+
 TaskSizes sizes_of_each(const Plan& plan) {
   const auto heads = [](const Task& task) { return std::int64_t{task.kv_head_end} - task.kv_head_begin; };
   const auto tokens = [](const Task& task) { return std::int64_t{task.token_end} - task.token_begin; };
@@ -286,8 +287,6 @@ TaskSizes sizes_of_each(const Plan& plan) {
   sizes.add_slots(plan.counters().num_partial_slots);
   return sizes;
 }
-
-}  // namespace
 
 // By row, as a step has a hundred times fewer rows than tasks.
 TaskSizes task_sizes(const Plan& plan) {

@@ -105,6 +105,8 @@ GpuMachine gpu_machine(const DeviceProfile& profile);
 
 /// A plan's tasks, in time linear in its rows.
 TaskSizes task_sizes(const Plan& plan);
+/// The same, task by task.
+TaskSizes sizes_of_each(const Plan& plan);
 /// Never above the cheapest width's price of so many tasks with so many tokens of a KV head in all: reading evenly,
 /// the longest task alone, an even division. Nothing merged.
 GpuPrice least_gpu_price(const AttentionShape& shape, const GpuKernelClass& kernels, std::int64_t num_tasks,

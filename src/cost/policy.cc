@@ -267,6 +267,7 @@ void Policy::outline_all() {
 
 Result<Decision> Policy::decide_auto(const BatchState& batch, Plan&& recycled) {
   measure_rows(batch);
+  rule_.reset();
   if (auto kept = keep_rule(batch, recycled)) {
     return *std::move(kept);
   }
@@ -336,11 +337,18 @@ PlanOptions Policy::choose_rule(const BatchState& batch) {
   return price_ns(ours) < price_ns(usual) ? ours : usual;
 }
 
+const PlanOptions& Policy::rule_of(const BatchState& batch) {
+  if (!rule_) {
+    rule_ = choose_rule(batch);
+  }
+  return *rule_;
+}
+
 std::optional<Decision> Policy::keep_rule(const BatchState& batch, Plan& recycled) {
   if (!rule_layout_ || options_.search == SearchMode::kAlways) {
     return std::nullopt;
   }
-  const PlanOptions options = choose_rule(batch);
+  const PlanOptions options = rule_of(batch);
   auto plan = make_plan(batch, options, std::move(recycled));
   if (!plan.ok()) {
     recycled = {};
@@ -397,7 +405,7 @@ Result<Decision> Policy::price_choices(const BatchState& batch, Plan&& recycled)
   if (rule_layout_) {
     // Prices are surer of a plan's size than of the order of plans that are nearly equal: the rule's plan, which was
     // measured, is left only for a gain that is above the error of such comparisons.
-    consider(choose_rule(batch));
+    consider(rule_of(batch));
     beat_ns *= 1.0 - model_.profile().price_error;
   }
   for (const Route route : options_.routes) {

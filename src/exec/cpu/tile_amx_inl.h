@@ -99,6 +99,19 @@ PKV_TILE_INLINE void transpose_quarters(__m512& v0, __m512& v1, __m512& v2, __m5
   v3 = _mm512_shuffle_f32x4(high01, high23, 0xDD);
 }
 
+/// Transposes the quarters of kParts times four vectors; v[kParts * j + i] becomes quarters j of part i.
+template <int kParts>
+PKV_TILE_INLINE void deal_quarters(__m512 (&part)[kParts][4], __m512* v) {
+#pragma GCC unroll 4
+  for (int i = 0; i < kParts; ++i) {
+    transpose_quarters(part[i][0], part[i][1], part[i][2], part[i][3]);
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+      v[kParts * j + i] = part[i][j];
+    }
+  }
+}
+
 /// v[j] = [kSize][16 / kSize] becomes [j of the source][16 / kSize]: a transposition of kSize x kSize segments.
 template <int kSize>
 PKV_TILE_INLINE void transpose_segments(__m512* v) {
@@ -114,14 +127,7 @@ PKV_TILE_INLINE void transpose_segments(__m512* v) {
       part[0][i] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
       part[1][i] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
     }
-#pragma GCC unroll 2
-    for (int i = 0; i < 2; ++i) {
-      transpose_quarters(part[i][0], part[i][1], part[i][2], part[i][3]);
-#pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j) {
-        v[2 * j + i] = part[i][j];
-      }
-    }
+    deal_quarters(part, v);
   } else {
     __m512 part[4][4];
 #pragma GCC unroll 4
@@ -135,14 +141,7 @@ PKV_TILE_INLINE void transpose_segments(__m512* v) {
       part[2][i] = _mm512_castpd_ps(_mm512_unpacklo_pd(high01, high23));
       part[3][i] = _mm512_castpd_ps(_mm512_unpackhi_pd(high01, high23));
     }
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {
-      transpose_quarters(part[i][0], part[i][1], part[i][2], part[i][3]);
-#pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j) {
-        v[4 * j + i] = part[i][j];
-      }
-    }
+    deal_quarters(part, v);
   }
 }
 

@@ -210,7 +210,11 @@ Status Backend::enqueue(const Plan& plan, const RunArgs& args) {
   }
   LayerParams params = layer_params(args);
   step_.fill(params, loaded_capacity_, plan.merge_mode(), plan.counters().num_partial_slots, plan.shape());
-  return enqueue_launches(plan, args, params);
+  Status status = enqueue_launches(plan, args, params);
+  if (!status.ok()) {
+    static_cast<void>(step_.clear_partials(stream_));  // else the next merge would take what nobody has merged
+  }
+  return status;
 }
 
 Status Backend::synchronize() { return check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize"); }

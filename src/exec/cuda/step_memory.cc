@@ -6,6 +6,7 @@
 namespace pkv::cuda {
 namespace {
 
+constexpr int kAbsentByte = kAbsent & 0xFFU;
 constexpr std::int64_t kQueueBytes = 256;  // the counters that tasks are drawn by, on lines of their own
 
 std::int64_t ml_bytes(std::int64_t slots, const AttentionShape& shape) {
@@ -53,8 +54,8 @@ Status StepMemory::make_stagings(std::int64_t bytes) {
 Status StepMemory::reserve(const StepSizes& sizes, const AttentionShape& shape) {
   PKV_RETURN_IF_ERROR(make_stagings(sizes.capacity.bytes()));
   PKV_RETURN_IF_ERROR(step_.reserve(sizes.capacity.bytes(), "tasks and page ids"));
-  PKV_RETURN_IF_ERROR(reserve_filled(partials_, partial_bytes(sizes.partial_slots, shape),
-                                     static_cast<int>(kAbsent & 0xFFU), "partial states"));
+  PKV_RETURN_IF_ERROR(
+      reserve_filled(partials_, partial_bytes(sizes.partial_slots, shape), kAbsentByte, "partial states"));
   const std::int64_t counter_bytes =
       kQueueBytes + sizes.finish_counters * static_cast<std::int64_t>(sizeof(std::int32_t));
   return reserve_filled(counters_, counter_bytes, 0, "counters");
@@ -81,6 +82,11 @@ Status StepMemory::load(const Plan& plan, const BatchState& batch, const StepCap
   PKV_RETURN_IF_ERROR(check(cudaEventRecord(staging.copied.get(), stream), "cudaEventRecord"));
   staging.used = true;
   return {};
+}
+
+Status StepMemory::clear_partials(cudaStream_t stream) {
+  return check(cudaMemsetAsync(partials_.data(), kAbsentByte, static_cast<std::size_t>(partials_.size()), stream),
+               "cudaMemsetAsync");
 }
 
 void StepMemory::fill(LayerParams& params, const StepCapacity& capacity, MergeMode merge, std::int64_t partial_slots,

@@ -28,6 +28,9 @@ class StepMemory {
   /// Packs the step for `capacity` and enqueues the one copy.
   Status load(const Plan& plan, const BatchState& batch, const StepCapacity& capacity, cudaStream_t stream);
 
+  /// Makes all partial states absent again, on the stream: after a decode launch whose merge was not launched.
+  Status clear_partials(cudaStream_t stream);
+
   /// The addresses of the loaded (or to be loaded) step in a layer's parameters.
   void fill(LayerParams& params, const StepCapacity& capacity, MergeMode merge, std::int64_t partial_slots,
             const AttentionShape& shape) const;

@@ -82,22 +82,6 @@ TEST(GpuKernels, SizesInBins_KeepNumbersAndSums) {
   EXPECT_EQ(sizes.longest(), 1000);
 }
 
-/// Task by task, as task_sizes() does by row.
-TaskSizes sizes_of_each(const Plan& plan) {
-  const auto heads = [](const Task& task) { return std::int64_t{task.kv_head_end} - task.kv_head_begin; };
-  const auto tokens = [](const Task& task) { return std::int64_t{task.token_end} - task.token_begin; };
-  std::int64_t longest = 1;
-  for (const Task& task : plan.tasks()) {
-    longest = std::max(longest, tokens(task) * heads(task));
-  }
-  TaskSizes sizes(longest);
-  for (const Task& task : plan.tasks()) {
-    sizes.add(tokens(task), heads(task));
-  }
-  sizes.add_slots(plan.counters().num_partial_slots);
-  return sizes;
-}
-
 TEST(GpuKernels, SizesByRow_AreThoseOfTheTasks) {
   SplitMix64 random(20261127);
   for (int round = 0; round < 600; ++round) {
