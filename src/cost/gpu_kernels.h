@@ -2,6 +2,7 @@
 // Not here: the kernels (exec/cuda), how a step is cut into tasks (gpu_rule.cc).
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 
@@ -27,13 +28,23 @@ struct GpuKernelCost {
   double uneven = 0.0;
 };
 
+/// How much of the next kernel's beginning hides behind a launch, by its fill: tasks over the blocks that run at once.
+struct GpuRoom {
+  double whole = 0.0;   // all of it up to this fill
+  double fading = 0.0;  // less and less over this much more, then none
+
+  [[nodiscard]] double share(double fill) const { return std::clamp((whole + fading - fill) / fading, 0.0, 1.0); }
+};
+
 /// The kernels for head dimensions up to head_dim and groups up to group_size.
 struct GpuKernelClass {
   std::int32_t head_dim = 0;
   std::int32_t group_size = 0;
   double start_us = 0.0;
-  /// What of it is saved by launches that leave room for as many blocks as they have: the next kernel's wait there.
+  /// What of it is saved by launches that leave room: the next kernel's blocks wait beside theirs.
   double overlap_us = 0.0;
+  GpuRoom wide_room;             // of kernels that have an SM to themselves
+  GpuRoom narrow_room;           // of the others
   double merge_us = 0.0;         // where any row is split
   double merge_us_per_mb = 0.0;  // of partial states
   /// How fast unevenness falls with more tasks than blocks: (blocks / tasks) ^ evening of it is left.

@@ -84,7 +84,9 @@ class Search {
       consider_count(ceil_div(longest_, std::min(longest_, chunk)));
       if (chunk >= longest_) break;
       const std::int64_t between = chunk + chunk / 2;
-      if (between >= kMinBetweenCountTokens && between < longest_) consider_count(ceil_div(longest_, between));
+      if (between >= kMinBetweenCountTokens && between <= kMaxCountTokens && between < longest_) {
+        consider_count(ceil_div(longest_, between));
+      }
     }
   }
 
