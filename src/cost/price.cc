@@ -142,6 +142,14 @@ std::int64_t num_pages(const Plan& plan) {
   return pages;
 }
 
+GpuPrice corrected(GpuPrice price, const Correction& by) {
+  price.start_us *= by.fixed;
+  price.read_us *= by.memory;
+  price.busy_us *= by.arithmetic;
+  price.merge_us *= by.fixed;
+  return price;
+}
+
 }  // namespace
 
 Result<PriceModel> PriceModel::make(const DeviceProfile& profile, const PriceInputs& inputs) {
@@ -313,17 +321,17 @@ Price PriceModel::price_on_kernels(const Plan& plan) const {
     return price;
   }
   const TaskSizes sizes = task_sizes(plan);
-  const GpuPrice terms =
-      cheapest_width(inputs_.shape, gpu_kernel_class(inputs_.shape), sizes, gpu_machine(profile_)).price;
-  const double read_ns = correction_.memory * terms.read_us * kNsPerUs;
-  const double busy_ns = correction_.arithmetic * terms.busy_us * kNsPerUs;
+  const GpuKernelClass& kernels = gpu_kernel_class(inputs_.shape);
+  GpuPrice terms = cheapest_width(inputs_.shape, kernels, sizes, gpu_machine(profile_)).price;
+  terms.start_us += kernels.start_us * static_cast<double>(decodes - 1);  // buckets: nothing hides these
+  terms = corrected(terms, correction_);
   const double even_ns = static_cast<double>(sizes.tokens()) * token_bytes_ / profile_.bandwidth.back().bytes_per_ns;
-  price.decode_ns = std::hypot(read_ns, busy_ns);
-  price.memory_ns = read_ns;
-  price.arithmetic_ns = busy_ns;
+  price.decode_ns = terms.decode_us() * kNsPerUs;
+  price.memory_ns = terms.read_us * kNsPerUs;
+  price.arithmetic_ns = terms.busy_us * kNsPerUs;
   price.tail_ns = std::max(0.0, price.decode_ns - correction_.memory * even_ns);
-  price.launch_ns = correction_.fixed * terms.start_us * kNsPerUs * static_cast<double>(decodes);
-  price.merge_ns = correction_.fixed * terms.merge_us * kNsPerUs;
+  price.launch_ns = terms.start_us * kNsPerUs;
+  price.merge_ns = terms.merge_us * kNsPerUs;
   price.device_ns = price.decode_ns + price.launch_ns + price.merge_ns;
   return price;
 }
@@ -372,12 +380,11 @@ double PriceModel::least_ns(const Outline& outline, std::int64_t num_pages) cons
     return plan_ns;
   }
   if (!profile_.kernels.empty()) {
-    const GpuPrice least = least_gpu_price(inputs_.shape, gpu_kernel_class(inputs_.shape), outline.num_tasks,
-                                           outline.attended_tokens * inputs_.shape.num_kv_heads,
-                                           outline.long_task_tokens, gpu_machine(profile_));
-    return plan_ns +
-           kNsPerUs * (correction_.fixed * least.start_us +
-                       std::hypot(correction_.memory * least.read_us, correction_.arithmetic * least.busy_us));
+    const GpuPrice least = corrected(least_gpu_price(inputs_.shape, gpu_kernel_class(inputs_.shape), outline.num_tasks,
+                                                     outline.attended_tokens * inputs_.shape.num_kv_heads,
+                                                     outline.long_task_tokens, gpu_machine(profile_)),
+                                     correction_);
+    return plan_ns + kNsPerUs * least.total_us();
   }
   WalkRates scratch;
   const WalkRates& walk = rates(outline.kv_heads_per_task, scratch);
