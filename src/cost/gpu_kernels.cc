@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <optional>
 
 #include "base/math.h"
 
@@ -107,10 +108,21 @@ void TaskSizes::descend(Visit visit) const {
   }
 }
 
+namespace {
+
+/// us ^ 2.5
+double power(double us) { return us * us * std::sqrt(us); }
+
+}  // namespace
+
 // The norm whose exponent fitted best: with 2 many small tasks are priced too high in long steps, with 3 too low.
-double GpuPrice::decode_us() const {
-  const auto power = [](double us) { return us * us * std::sqrt(us); };
-  return std::pow(power(read_us) + power(busy_us), 1.0 / 2.5);
+double GpuPrice::decode_us() const { return std::pow(power(read_us) + power(busy_us), 1.0 / 2.5); }
+
+// (1 + y)^0.4 is an alternating series: what ends with a negative term is no more than all of it.
+double GpuPrice::least_us() const {
+  const double most = std::max(read_us, busy_us);
+  const double y = most > 0.0 ? power(std::min(read_us, busy_us) / most) : 0.0;
+  return start_us + most * (1.0 + y * (0.4 - 0.12 * y)) + merge_us;
 }
 
 namespace {
@@ -138,16 +150,20 @@ GpuPrice even_price(const AttentionShape& shape, const GpuKernelClass& kernels, 
   return price;
 }
 
+/// Tokens of one of the last tasks, by those of the mean one.
+double last_of_mean(const TaskSizes& sizes) {
+  return sizes.last() * static_cast<double>(sizes.num_tasks()) / std::max(static_cast<double>(sizes.tokens()), 1.0);
+}
+
 /// What unevenness multiplies reading by.
 double uneven_factor(const GpuKernelClass& kernels, KernelWidth width, const TaskSizes& sizes,
-                     const GpuMachine& machine) {
+                     const GpuMachine& machine, double last) {
   const GpuKernelCost& kernel = kernels.at(width);
   const auto num_tasks = static_cast<double>(sizes.num_tasks());
   const double blocks_a_task = static_cast<double>(std::int64_t{machine.num_sms} * kernel.blocks_per_sm) / num_tasks;
   const double full =
       blocks_a_task < 1.0 ? std::pow(blocks_a_task, kernels.evening) : std::pow(blocks_a_task, -kernels.sparing);
-  const double last_of_mean = sizes.last() * num_tasks / std::max(static_cast<double>(sizes.tokens()), 1.0);
-  return 1.0 + kernel.uneven * full * last_of_mean;
+  return 1.0 + kernel.uneven * full * last;
 }
 
 }  // namespace
@@ -155,26 +171,30 @@ double uneven_factor(const GpuKernelClass& kernels, KernelWidth width, const Tas
 GpuPrice gpu_price(const AttentionShape& shape, const GpuKernelClass& kernels, KernelWidth width,
                    const TaskSizes& sizes, const GpuMachine& machine) {
   GpuPrice price = even_price(shape, kernels, width, sizes, machine);
-  price.read_us *= uneven_factor(kernels, width, sizes, machine);
+  price.read_us *= uneven_factor(kernels, width, sizes, machine, last_of_mean(sizes));
   return price;
 }
 
 WidthPrice cheapest_width(const AttentionShape& shape, const GpuKernelClass& kernels, const TaskSizes& sizes,
-                          const GpuMachine& machine) {
+                          const GpuMachine& machine, double limit_us) {
   WidthPrice best;
-  double least_us = std::numeric_limits<double>::infinity();
+  best.price.read_us = std::numeric_limits<double>::infinity();
+  std::optional<double> last;  // most lists of tasks are too dear already without it
   for (int i = 0; i < kNumKernelWidths; ++i) {
     const auto width = static_cast<KernelWidth>(i);
     if (kernels.at(width).blocks_per_sm == 0) {
       continue;
     }
     GpuPrice price = even_price(shape, kernels, width, sizes, machine);
-    if (price.total_us() < least_us) {
-      price.read_us *= uneven_factor(kernels, width, sizes, machine);
-      if (price.total_us() < least_us) {
-        least_us = price.total_us();
-        best = {.width = width, .price = price};
-      }
+    if (price.least_us() >= limit_us) {
+      continue;
+    }
+    last = last.has_value() ? last : last_of_mean(sizes);
+    price.read_us *= uneven_factor(kernels, width, sizes, machine, *last);
+    const double total_us = price.least_us() < limit_us ? price.total_us() : limit_us;
+    if (total_us < limit_us) {
+      limit_us = total_us;
+      best = {.width = width, .price = price};
     }
   }
   return best;

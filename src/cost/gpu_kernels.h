@@ -5,18 +5,15 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <limits>
 
+#include "cost/kernel_width.h"
 #include "persistentkv/batch.h"
 #include "persistentkv/gpu_machine.h"
 #include "persistentkv/plan.h"
 #include "persistentkv/profile.h"
 
 namespace pkv {
-
-/// How much of an SM a task gets. One long task is read fastest by all of an SM's warps; of many short ones a
-/// warp each, so that the others read while one begins or ends.
-enum class KernelWidth : std::uint8_t { kWide, kHalf, kQuarter, kSingle };
-inline constexpr int kNumKernelWidths = 4;
 
 /// A kernel by head dimension, group and width, as measured on an H100.
 struct GpuKernelCost {
@@ -99,6 +96,8 @@ struct GpuPrice {
 
   /// Reading or the blocks, whichever takes longer; more than either where they are close.
   [[nodiscard]] double decode_us() const;
+  /// No more than total_us(), nearly it, and much faster.
+  [[nodiscard]] double least_us() const;
   [[nodiscard]] double total_us() const { return start_us + decode_us() + merge_us; }
 };
 GpuPrice gpu_price(const AttentionShape& shape, const GpuKernelClass& kernels, KernelWidth width,
@@ -108,9 +107,9 @@ struct WidthPrice {
   KernelWidth width = KernelWidth::kWide;
   GpuPrice price;
 };
-/// The cheapest of the class.
+/// The cheapest of the class, if that is below `limit_us`; else a price of infinite reading.
 WidthPrice cheapest_width(const AttentionShape& shape, const GpuKernelClass& kernels, const TaskSizes& sizes,
-                          const GpuMachine& machine);
+                          const GpuMachine& machine, double limit_us = std::numeric_limits<double>::infinity());
 
 GpuMachine gpu_machine(const DeviceProfile& profile);
 

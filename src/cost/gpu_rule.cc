@@ -127,7 +127,7 @@ class Search {
       sizes.add(ceil_div(lens_[i], row_splits), tasks);
       sizes.add_slots(row_splits > 1 ? tasks : 0);
     }
-    const double price = cheapest_width(shape_, kernels_, sizes, machine_).price.total_us();
+    const double price = cheapest_width(shape_, kernels_, sizes, machine_, best_price_).price.total_us();
     if (price < best_price_) {
       best_price_ = price;
       best_route_ = route;
