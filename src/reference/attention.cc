@@ -53,6 +53,12 @@ double dot(std::span<const double> a, std::span<const double> b) {
   return sum;
 }
 
+void add_scaled(std::span<double> sum, double weight, std::span<const double> vector) {
+  for (std::size_t i = 0; i < vector.size(); ++i) {
+    sum[i] += weight * vector[i];
+  }
+}
+
 double logit(const AttentionShape& shape, double product) {
   const double x = static_cast<double>(shape.scale()) * product;
   if (!shape.logit_soft_cap.has_value()) {
@@ -89,9 +95,7 @@ std::vector<ReferenceState> group_states(const RunArgs& args, std::int32_t row, 
                       }
                       const double weight = std::exp(x[h][j] - states[h].m);
                       states[h].l += weight;
-                      for (std::size_t i = 0; i < head_dim; ++i) {
-                        states[h].acc[i] += weight * v[i];
-                      }
+                      add_scaled(states[h].acc, weight, v);
                     }
                   });
   return states;

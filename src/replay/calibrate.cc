@@ -449,8 +449,10 @@ Result<Calibration> calibrate_cpu(const CalibrateOptions& options, RunObserver& 
     if (!backend.ok()) {
       return backend.error();
     }
-    const auto probes = measure_cpu_probes(
-        **backend, {.set = ProbeSet::kQuick, .passes = 5, .cancelled = [&observer] { return observer.cancelled(); }});
+    const auto probes = measure_cpu_probes(**backend, {.set = ProbeSet::kQuick,
+                                                       .passes = 5,
+                                                       .memory_limit_bytes = options.memory_limit_bytes,
+                                                       .cancelled = [&observer] { return observer.cancelled(); }});
     if (!probes.ok()) {
       return probes.error();
     }

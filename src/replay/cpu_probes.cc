@@ -37,10 +37,11 @@ constexpr std::int32_t kForkJoinsAPass = 101;
 constexpr std::int64_t kIdleNs = 1'000'000;
 constexpr std::int64_t kSearchChunkBytes = 32768;
 
-std::int64_t default_buffer_bytes(const Topology& topology) {
+std::int64_t default_buffer_bytes(const Topology& topology, std::optional<std::int64_t> memory_limit_bytes) {
   const std::int64_t wanted = std::max(kLeastBufferBytes, kCachesToPass * topology.last_level_cache_bytes());
-  const std::int64_t allowed =
-      topology.available_memory_bytes > 0 ? topology.available_memory_bytes / kMostMemoryShare : wanted;
+  const std::int64_t available =
+      topology.available_memory_bytes > 0 ? topology.available_memory_bytes : kMostMemoryShare * wanted;
+  const std::int64_t allowed = std::min(available, memory_limit_bytes.value_or(available)) / kMostMemoryShare;
   return std::max<std::int64_t>(round_up(std::min(wanted, allowed), kMib), kMib);
 }
 
@@ -244,7 +245,7 @@ class Suite {
     probes_.num_l3 = topology.num_l3;
     probes_.huge_pages = topology.huge_pages;
     probes_.passes = options_.passes;
-    probes_.buffer_bytes = options_.buffer_bytes.value_or(default_buffer_bytes(topology));
+    probes_.buffer_bytes = options_.buffer_bytes.value_or(default_buffer_bytes(topology, options_.memory_limit_bytes));
   }
 
   Status make_buffers() {

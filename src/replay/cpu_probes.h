@@ -103,6 +103,8 @@ struct CpuProbeOptions {
   std::int32_t passes = 5;
   /// Of each of the two buffers; what four last-level caches hold, at least 256 MiB, when not set.
   std::optional<std::int64_t> buffer_bytes = std::nullopt;
+  /// Bytes that may be allocated: without buffer_bytes, each buffer takes an eighth of them at most.
+  std::optional<std::int64_t> memory_limit_bytes = std::nullopt;
   /// Asked before every read; true ends the measurement with kCancelled.
   std::function<bool()> cancelled = [] { return false; };
 };

@@ -124,7 +124,9 @@ TEST(PolicyCli, OptionsWithoutEffect_AreErrors) {
 TEST(CalibrateCli, Profile_IsKeptAndServesThePolicy) {
   const TemporaryFolder folder;
   const std::vector<std::string> workers{"--threads", "1", "--no-pin"};
-  const ProcessResult result = run_apart(folder, with({"calibrate", "--repeats", "5"}, workers));
+  // Little more memory than its largest step needs: what is read, for seconds, grows with it.
+  const ProcessResult result =
+      run_apart(folder, with({"calibrate", "--repeats", "5", "--memory-limit", "1GiB"}, workers));
   EXPECT_THAT(result.out, HasSubstr("fit: median error "));
   if (result.exit_code == 2) {  // an absurd fit, on a machine that is more than busy
     EXPECT_THAT(result.err, HasSubstr("nothing was kept"));
@@ -144,8 +146,8 @@ TEST(CalibrateCli, Interrupted_LeavesTheOldProfileWhole) {
   const TemporaryFolder folder;
   std::filesystem::create_directories(folder.path("cache/persistentkv"));
   folder.write("cache/persistentkv/cpu-profile.json", "the old one");
-  const ProcessResult result =
-      run_pkv({"calibrate"}, {.environment = {"XDG_CACHE_HOME=" + folder.path("cache")}, .interrupt_when = "measuring"});
+  const ProcessResult result = run_pkv(
+      {"calibrate"}, {.environment = {"XDG_CACHE_HOME=" + folder.path("cache")}, .interrupt_when = "measuring"});
   EXPECT_EQ(result.exit_code, 130) << result.err;
   EXPECT_EQ(read_file(folder.path("cache/persistentkv/cpu-profile.json")), "the old one");
 }

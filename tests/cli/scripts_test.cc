@@ -100,6 +100,26 @@ TEST(ScriptsTest, TestThatCouldNotStart_IsRed) {
   EXPECT_THAT(result.out, HasSubstr("1 passed, 1 failed"));
 }
 
+// Under sanitizers an entry of ctest is many GoogleTests.
+TEST(ScriptsTest, EntryOfManyTests_CountsThemAll) {
+  const std::string summary =
+      "</system-out>\n\t\t<system-out>Running main()\n[  PASSED  ] 11 tests.\n[  SKIPPED ] 1 test, listed below:\n"
+      "[  SKIPPED ] A.C\n";
+  const ProcessResult good = Clone().test(testcase("run", summary) + kPassed, "0");
+  EXPECT_THAT(good.out, HasSubstr("12 passed, 0 failed")) << good.err;
+  const ProcessResult bad =
+      Clone().test(testcase("fail", summary + "[  FAILED  ] 2 tests, listed below:\n[  FAILED  ] A.D\n"), "8");
+  EXPECT_EQ(bad.exit_code, 1);
+  EXPECT_THAT(bad.out, HasSubstr("11 passed, 2 failed"));
+}
+
+// A crash before the summary, or a leak found after it.
+TEST(ScriptsTest, EntryThatFailsWithoutSayingWhichTest_IsOneFailure) {
+  EXPECT_THAT(Clone().test(testcase("fail", "[ RUN      ] A.B\n"), "8").out, HasSubstr("0 passed, 1 failed"));
+  EXPECT_THAT(Clone().test(testcase("fail", "\n[  PASSED  ] 3 tests.\n==1==ERROR: LeakSanitizer\n"), "8").out,
+              HasSubstr("3 passed, 1 failed"));
+}
+
 TEST(ScriptsTest, NoTestMatches_IsRedAndSaysSo) {
   const ProcessResult result = Clone().test("", "8");
   EXPECT_EQ(result.exit_code, 1) << result.err;

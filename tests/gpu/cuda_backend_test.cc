@@ -8,6 +8,7 @@
 #include <chrono>
 #include <thread>
 
+#include "base/math.h"
 #include "gpu/device_rig.h"
 #include "persistentkv/decision.h"
 #include "support/count_allocations.h"

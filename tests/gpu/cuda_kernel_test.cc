@@ -1,5 +1,6 @@
 // Which kernel serves which shape, type and alignment, and that each of them agrees with the oracle.
 // Not here: shapes and lengths at large (support/decode_suite.cc).
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 

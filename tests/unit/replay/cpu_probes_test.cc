@@ -37,6 +37,13 @@ TEST(CpuProbes, QuickSet_HasOneWorkerAndAllOnBothKindsOfPages) {
   EXPECT_LE(probes->huge_bytes, kSmallBuffer);
 }
 
+TEST(CpuProbes, MemoryLimit_BoundsTheBuffers) {
+  const auto backend = testing::make_backend(supported_isas().back());
+  const auto probes = measure_cpu_probes(*backend, {.passes = 1, .memory_limit_bytes = 8 * kSmallBuffer});
+  ASSERT_TRUE(probes.ok()) << probes.error().to_string();
+  EXPECT_EQ(probes->buffer_bytes, kSmallBuffer);
+}
+
 TEST(CpuProbes, FullSet_UsesTheDefaultUnlessAnotherMethodIsFaster) {
   const auto backend = testing::make_backend(supported_isas().back(), 3);
   const auto probes = measure_cpu_probes(*backend, {.set = ProbeSet::kFull, .passes = 1, .buffer_bytes = kSmallBuffer});
