@@ -6,12 +6,15 @@
 #include <span>
 #include <vector>
 
+#include "persistentkv/batch.h"
 #include "persistentkv/layout.h"
 #include "persistentkv/plan.h"
 #include "persistentkv/profile.h"
 #include "persistentkv/result.h"
 
 namespace pkv {
+
+class TaskSizes;
 
 /// Factors of the terms of a price, learnt from measured steps. Each in [1 / kMaxCorrection, kMaxCorrection].
 inline constexpr double kMaxCorrection = 3.0;
@@ -73,6 +76,8 @@ class PriceModel {
 
   /// Requires a plan of this shape. Plans of external routes need an ExternalKernel: prices(route).
   [[nodiscard]] Price price(const Plan& plan) const;
+  /// That of route row's plan, which is not made. Requires a profile with `kernels` and a batch of this shape.
+  [[nodiscard]] Price price_whole_rows(const BatchState& batch) const;
   /// The schedule behind the price of one decode launch, scaled so that its last end is the launch's end.
   [[nodiscard]] std::vector<ScheduledTask> schedule(const Plan& plan) const;
   /// Whether plans of this route can be priced: all of our own, external ones that the profile knows.
@@ -124,6 +129,9 @@ class PriceModel {
                                       std::vector<double>& loads) const;
   [[nodiscard]] Price price_external(const Plan& plan) const;
   [[nodiscard]] Price price_on_kernels(const Plan& plan) const;
+  /// Of one launch; device_ns and plan_ns are left out.
+  [[nodiscard]] Price price_on_kernels(const TaskSizes& sizes) const;
+  [[nodiscard]] double plan_ns(std::int64_t num_tasks, std::int64_t num_pages) const;
   void rebuild_rates();
 
   DeviceProfile profile_;

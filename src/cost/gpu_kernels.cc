@@ -64,19 +64,28 @@ constexpr GpuKernelClass kClasses[] = {
     {256, 32, 1.94, 0.94, 0.05, 0.67, 0.96, 4.00, {{{1, 5.43, 32.76, 0.002}, {}, {}, {}}}},
 };
 
-/// Tasks drawn longest first: the k-th wave ends no earlier than k + 1 times the task that begins it.
-double blocks_us(const GpuKernelCost& kernel, const TaskSizes& sizes, std::int64_t blocks) {
-  const auto cost = [&](double tokens) { return kernel.task_us + kernel.token_ns * 1e-3 * tokens; };
+double task_us(const GpuKernelCost& kernel, double tokens) { return kernel.task_us + kernel.token_ns * 1e-3 * tokens; }
+
+/// An even division, or the longest task alone.
+double least_blocks_us(const GpuKernelCost& kernel, const TaskSizes& sizes, std::int64_t blocks) {
   const auto num_tasks = static_cast<double>(sizes.num_tasks());
   const double even = (num_tasks * kernel.task_us + static_cast<double>(sizes.tokens()) * kernel.token_ns * 1e-3) /
                       static_cast<double>(blocks);
-  double most = std::max(even, cost(static_cast<double>(sizes.longest())));
+  return std::max(even, task_us(kernel, static_cast<double>(sizes.longest())));
+}
+
+/// Tasks drawn longest first: the k-th wave ends no earlier than k + 1 times the task that begins it.
+double blocks_us(const GpuKernelCost& kernel, const TaskSizes& sizes, std::int64_t blocks) {
+  double most = least_blocks_us(kernel, sizes, blocks);
   const std::int64_t last = std::min(kMaxWaves, (sizes.num_tasks() - 1) / blocks);
   std::int64_t seen = 0;  // waves that have begun; of those that begin in one bin the last counts
+  if (last == 0) {
+    return most;
+  }
   sizes.descend([&](std::int64_t tasks_so_far, double tokens) {
     if (seen < last && (seen + 1) * blocks < tasks_so_far) {
       seen = std::min(last, (tasks_so_far - 1) / blocks);
-      most = std::max(most, static_cast<double>(seen + 1) * cost(tokens));
+      most = std::max(most, static_cast<double>(seen + 1) * task_us(kernel, tokens));
     }
   });
   return most;
@@ -141,18 +150,20 @@ double overlap_tasks(const GpuKernelClass& kernels, const GpuKernelCost& kernel,
   return share * machine.num_sms;
 }
 
-/// As if SMs read evenly: no more than the price.
-GpuPrice even_price(const AttentionShape& shape, const GpuKernelClass& kernels, KernelWidth width,
-                    const TaskSizes& sizes, const GpuMachine& machine) {
-  const GpuKernelCost& kernel = kernels.at(width);
-  const std::int64_t blocks = std::int64_t{machine.num_sms} * kernel.blocks_per_sm;
+std::int64_t num_blocks(const GpuKernelCost& kernel, const GpuMachine& machine) {
+  return std::int64_t{machine.num_sms} * kernel.blocks_per_sm;
+}
+
+/// As if SMs read evenly and waves ended level: no more than the price.
+GpuPrice level_price(const AttentionShape& shape, const GpuKernelClass& kernels, const GpuKernelCost& kernel,
+                     const TaskSizes& sizes, const GpuMachine& machine) {
   GpuPrice price;
   price.start_us = kernels.start_us;
   if (static_cast<double>(sizes.num_tasks()) <= overlap_tasks(kernels, kernel, machine)) {
     price.start_us = std::max(kLeastStartUs, price.start_us - kernels.overlap_us);
   }
   price.read_us = static_cast<double>(sizes.tokens()) * shape.head_dim * 4 / machine.read_bytes_per_us;
-  price.busy_us = blocks_us(kernel, sizes, blocks);
+  price.busy_us = least_blocks_us(kernel, sizes, num_blocks(kernel, machine));
   if (sizes.num_slots() > 0) {
     const double state_bytes = static_cast<double>(sizes.num_slots()) * shape.group_size() * shape.head_dim * 4;
     price.merge_us = kernels.merge_us + kernels.merge_us_per_mb * state_bytes * 1e-6;
@@ -161,11 +172,10 @@ GpuPrice even_price(const AttentionShape& shape, const GpuKernelClass& kernels, 
 }
 
 /// What unevenness multiplies reading by.
-double uneven_factor(const GpuKernelClass& kernels, KernelWidth width, const TaskSizes& sizes,
+double uneven_factor(const GpuKernelClass& kernels, const GpuKernelCost& kernel, const TaskSizes& sizes,
                      const GpuMachine& machine) {
-  const GpuKernelCost& kernel = kernels.at(width);
   const auto num_tasks = static_cast<double>(sizes.num_tasks());
-  const double blocks_a_task = static_cast<double>(std::int64_t{machine.num_sms} * kernel.blocks_per_sm) / num_tasks;
+  const double blocks_a_task = static_cast<double>(num_blocks(kernel, machine)) / num_tasks;
   const double full =
       blocks_a_task < 1.0 ? std::pow(blocks_a_task, kernels.evening) : std::pow(blocks_a_task, -kernels.sparing);
   const double last_of_mean = sizes.last() * num_tasks / std::max(static_cast<double>(sizes.tokens()), 1.0);
@@ -176,27 +186,41 @@ double uneven_factor(const GpuKernelClass& kernels, KernelWidth width, const Tas
 
 GpuPrice gpu_price(const AttentionShape& shape, const GpuKernelClass& kernels, KernelWidth width,
                    const TaskSizes& sizes, const GpuMachine& machine) {
-  GpuPrice price = even_price(shape, kernels, width, sizes, machine);
-  price.read_us *= uneven_factor(kernels, width, sizes, machine);
+  const GpuKernelCost& kernel = kernels.at(width);
+  GpuPrice price = level_price(shape, kernels, kernel, sizes, machine);
+  price.busy_us = blocks_us(kernel, sizes, num_blocks(kernel, machine));
+  price.read_us *= uneven_factor(kernels, kernel, sizes, machine);
   return price;
 }
 
 WidthPrice cheapest_width(const AttentionShape& shape, const GpuKernelClass& kernels, const TaskSizes& sizes,
                           const GpuMachine& machine) {
-  WidthPrice best;
-  double least_us = std::numeric_limits<double>::infinity();
+  return width_below(std::numeric_limits<double>::infinity(), shape, kernels, sizes, machine).value_or(WidthPrice{});
+}
+
+// Dearer by a bound is dearer: what takes longest, waves and powers, is worked out for few widths. That is also less
+// code and fewer tables to read where caches are cold.
+std::optional<WidthPrice> width_below(double limit_us, const AttentionShape& shape, const GpuKernelClass& kernels,
+                                      const TaskSizes& sizes, const GpuMachine& machine) {
+  std::optional<WidthPrice> best;
   for (int i = 0; i < kNumKernelWidths; ++i) {
     const auto width = static_cast<KernelWidth>(i);
-    if (kernels.at(width).blocks_per_sm == 0) {
+    const GpuKernelCost& kernel = kernels.at(width);
+    if (kernel.blocks_per_sm == 0) {
       continue;
     }
-    GpuPrice price = even_price(shape, kernels, width, sizes, machine);
-    if (price.total_us() < least_us) {
-      price.read_us *= uneven_factor(kernels, width, sizes, machine);
-      if (price.total_us() < least_us) {
-        least_us = price.total_us();
-        best = {.width = width, .price = price};
-      }
+    GpuPrice price = level_price(shape, kernels, kernel, sizes, machine);
+    if (price.total_us() >= limit_us) {
+      continue;
+    }
+    price.busy_us = blocks_us(kernel, sizes, num_blocks(kernel, machine));
+    if (price.total_us() >= limit_us) {
+      continue;
+    }
+    price.read_us *= uneven_factor(kernels, kernel, sizes, machine);
+    if (price.total_us() < limit_us) {
+      limit_us = price.total_us();
+      best = {.width = width, .price = price};
     }
   }
   return best;

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 
 #include "persistentkv/batch.h"
 #include "persistentkv/gpu_machine.h"
@@ -100,6 +101,9 @@ struct WidthPrice {
 /// The cheapest of the class.
 WidthPrice cheapest_width(const AttentionShape& shape, const GpuKernelClass& kernels, const TaskSizes& sizes,
                           const GpuMachine& machine);
+/// The same if it is below the limit; no value, after fewer instructions, if no width is.
+std::optional<WidthPrice> width_below(double limit_us, const AttentionShape& shape, const GpuKernelClass& kernels,
+                                      const TaskSizes& sizes, const GpuMachine& machine);
 
 GpuMachine gpu_machine(const DeviceProfile& profile);
 

@@ -303,28 +303,59 @@ Price PriceModel::price_external(const Plan& plan) const {
   return price;
 }
 
+double PriceModel::plan_ns(std::int64_t num_tasks, std::int64_t num_pages) const {
+  return profile_.plan_ns + profile_.plan_task_ns * static_cast<double>(num_tasks) +
+         profile_.plan_page_ns * static_cast<double>(num_pages);
+}
+
 /// Our own kernels on a GPU, by the table that also chooses between them.
-Price PriceModel::price_on_kernels(const Plan& plan) const {
-  Price price;
-  price.plan_ns = profile_.plan_ns + profile_.plan_task_ns * plan.counters().num_tasks +
-                  profile_.plan_page_ns * static_cast<double>(num_pages(plan));
-  const auto decodes = std::ranges::count(plan.launches(), LaunchKind::kDecode, &Launch::kind);
-  if (plan.tasks().empty() || decodes == 0) {
-    return price;
-  }
-  const TaskSizes sizes = task_sizes(plan);
+Price PriceModel::price_on_kernels(const TaskSizes& sizes) const {
   const GpuPrice terms =
       cheapest_width(inputs_.shape, gpu_kernel_class(inputs_.shape), sizes, gpu_machine(profile_)).price;
   const double read_ns = correction_.memory * terms.read_us * kNsPerUs;
   const double busy_ns = correction_.arithmetic * terms.busy_us * kNsPerUs;
   const double even_ns = static_cast<double>(sizes.tokens()) * token_bytes_ / profile_.bandwidth.back().bytes_per_ns;
+  Price price;
   price.decode_ns = std::hypot(read_ns, busy_ns);
   price.memory_ns = read_ns;
   price.arithmetic_ns = busy_ns;
   price.tail_ns = std::max(0.0, price.decode_ns - correction_.memory * even_ns);
-  price.launch_ns = correction_.fixed * terms.start_us * kNsPerUs * static_cast<double>(decodes);
+  price.launch_ns = correction_.fixed * terms.start_us * kNsPerUs;
   price.merge_ns = correction_.fixed * terms.merge_us * kNsPerUs;
+  return price;
+}
+
+Price PriceModel::price_on_kernels(const Plan& plan) const {
+  Price price;
+  const auto decodes = std::ranges::count(plan.launches(), LaunchKind::kDecode, &Launch::kind);
+  if (!plan.tasks().empty() && decodes > 0) {
+    price = price_on_kernels(task_sizes(plan));
+    price.launch_ns *= static_cast<double>(decodes);
+    price.device_ns = price.decode_ns + price.launch_ns + price.merge_ns;
+  }
+  price.plan_ns = plan_ns(plan.counters().num_tasks, num_pages(plan));
+  return price;
+}
+
+Price PriceModel::price_whole_rows(const BatchState& batch) const {
+  Price price;
+  if (batch.num_rows() == 0) {
+    return price;
+  }
+  std::int32_t longest = 1;
+  std::int64_t pages = 0;
+  for (std::int32_t row = 0; row < batch.num_rows(); ++row) {
+    const std::int32_t tokens = batch.attended(row).size();
+    longest = std::max(longest, tokens);
+    pages += tokens / batch.page_size() + 1;
+  }
+  TaskSizes sizes(longest);
+  for (std::int32_t row = 0; row < batch.num_rows(); ++row) {
+    sizes.add(batch.attended(row).size(), inputs_.shape.num_kv_heads);
+  }
+  price = price_on_kernels(sizes);
   price.device_ns = price.decode_ns + price.launch_ns + price.merge_ns;
+  price.plan_ns = plan_ns(sizes.num_tasks(), pages);
   return price;
 }
 
@@ -360,22 +391,20 @@ Price PriceModel::price(const Plan& plan) const {
   price.task_ns = correction_.fixed * profile_.task_ns * counters.num_tasks / num_slots_;
   price.merge_ns = correction_.fixed * static_cast<double>(counters.merge_state_bytes) / profile_.merge_bytes_per_ns;
   price.device_ns = price.decode_ns + price.merge_ns + price.launch_ns;
-  price.plan_ns = profile_.plan_ns + profile_.plan_task_ns * counters.num_tasks +
-                  profile_.plan_page_ns * static_cast<double>(num_pages(plan));
+  price.plan_ns = plan_ns(counters.num_tasks, num_pages(plan));
   return price;
 }
 
 double PriceModel::least_ns(const Outline& outline, std::int64_t num_pages) const {
-  const double plan_ns = profile_.plan_ns + profile_.plan_task_ns * static_cast<double>(outline.num_tasks) +
-                         profile_.plan_page_ns * static_cast<double>(num_pages);
+  const double host_ns = plan_ns(outline.num_tasks, num_pages);
   if (!profile_.kernels.empty() && outline.num_tasks == 0) {
-    return plan_ns;
+    return host_ns;
   }
   if (!profile_.kernels.empty()) {
     const GpuPrice least = least_gpu_price(inputs_.shape, gpu_kernel_class(inputs_.shape), outline.num_tasks,
                                            outline.attended_tokens * inputs_.shape.num_kv_heads,
                                            outline.long_task_tokens, gpu_machine(profile_));
-    return plan_ns +
+    return host_ns +
            kNsPerUs * (correction_.fixed * least.start_us +
                        std::hypot(correction_.memory * least.read_us, correction_.arithmetic * least.busy_us));
   }
@@ -396,7 +425,7 @@ double PriceModel::least_ns(const Outline& outline, std::int64_t num_pages) cons
          correction_.fixed *
              (outline.num_decode_launches * profile_.launch_ns + outline.num_merge_launches * profile_.merge_launch_ns +
               static_cast<double>(outline.merge_state_bytes) / profile_.merge_bytes_per_ns) +
-         plan_ns;
+         host_ns;
 }
 
 double PriceModel::long_task_ns(const Outline& outline) const {

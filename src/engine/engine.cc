@@ -94,14 +94,8 @@ Result<Decision> Engine::follow_rule(const BatchState& batch, DType kv_dtype, co
   if (!ruled.ok()) {
     return ruled;
   }
-  const Plan& plan = ruled->plan;
-  ruled->reason = on_gpu ? fmt::format("the rule for GPUs: split, at most {} splits a row, {} tasks for {} SMs",
-                                       plan.max_splits(), plan.counters().num_tasks, workers)
-                         : fmt::format(
-                               "the rule for CPUs: pages, {} of {} KV heads a task, at most {} splits a row, {} "
-                               "tasks for {} workers",
-                               plan.kv_heads_per_task(), plan.shape().num_kv_heads, plan.max_splits(),
-                               plan.counters().num_tasks, workers);
+  ruled->basis = on_gpu ? DecisionBasis::kGpuRule : DecisionBasis::kCpuRule;
+  ruled->basis_figure = workers;
   return ruled;
 }
 
@@ -155,7 +149,6 @@ Result<Decision> Engine::plan(const BatchState& batch, DType kv_dtype, const Pla
                           .kv_heads_per_task = plan->kv_heads_per_task(),
                           .predicted_ns = decision.price.total_ns()}};
   decision.plan = *std::move(plan);
-  decision.reason = "the caller named the route";
   decision.plan_ns = now_ns() - begin_ns;
   return decision;
 }

@@ -393,7 +393,7 @@ Walk walk_trace(const RunOptions& options, const Trace& trace, const ReplayOptio
     if (timeline != nullptr) {
       timeline->add(fmt::format("step {}", line.step_idx), decision.plan, decision.price, walk.policy.model());
     }
-    walk.last_reason = decision.reason;
+    walk.last_reason = decision.reason();
     walk.lines.push_back(line);
     recycled = std::move(decision.plan);
   }

@@ -372,7 +372,7 @@ double occupancy(const Plan& plan, const PriceModel& model) {
 
 std::string step_text(const StepExplanation& step, const PriceModel& model, TextStyle style) {
   std::string text =
-      coloured(step.title, CellTone::kBold, style) + "\n" + profile_line(model) + "\n" + step.decision.reason + "\n";
+      coloured(step.title, CellTone::kBold, style) + "\n" + profile_line(model) + "\n" + step.decision.reason() + "\n";
   if (!step.reason_in_trace.empty()) text += "in the trace: " + step.reason_in_trace + "\n";
   if (step.learnt) text += learnt_line(*step.learnt);
   text += "\n" + candidate_table(step, model, style) + "\n" + terms_table(step, style) + "\n";
@@ -393,7 +393,7 @@ std::string step_json(const StepExplanation& step, const PriceModel& model) {
                {"backend", step.backend.empty() ? Json(nullptr) : Json(step.backend)},
                {"repeats", step.repeats},
                {"noise", nullable(step.twin_noise)},
-               {"reason", step.decision.reason},
+               {"reason", step.decision.reason()},
                {"reason_in_trace", step.reason_in_trace.empty() ? Json(nullptr) : Json(step.reason_in_trace)},
                {"occupancy", occupancy(step.decision.plan, model)},
                {"correction", learnt_object(step.learnt)},

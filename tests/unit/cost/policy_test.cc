@@ -19,7 +19,7 @@ TEST(Policy, Decision_CarriesThePlanThatWasPriced) {
     const Decision decision = policy.decide(step.batch()).value();
     EXPECT_TRUE(decision.plan.matches(step.batch()));
     EXPECT_DOUBLE_EQ(policy.model().price(decision.plan).device_ns, decision.predicted_ns);
-    EXPECT_THAT(decision.reason, HasSubstr(std::string(route_name(decision.plan.route()))));
+    EXPECT_THAT(decision.reason(), HasSubstr(std::string(route_name(decision.plan.route()))));
     ASSERT_GT(decision.candidates.size(), 1U);
     EXPECT_DOUBLE_EQ(decision.candidates.front().predicted_ns, decision.price.total_ns());
     for (const Candidate& candidate : decision.candidates) {
@@ -178,7 +178,7 @@ TEST(Policy, SameSequence_SamePlansAndReasons) {
       const Decision first = a.decide(step.batch()).value();
       const Decision again = b.decide(step.batch()).value();
       ASSERT_TRUE(std::ranges::equal(first.plan.tasks(), again.plan.tasks()));
-      ASSERT_EQ(first.reason, again.reason);
+      ASSERT_EQ(first.reason(), again.reason());
       ASSERT_EQ(first.predicted_ns, again.predicted_ns);
       std::ranges::for_each(lens, [](std::int32_t& len) { ++len; });
     }
@@ -191,7 +191,7 @@ TEST(Policy, OneRowGrowing_IsSearchedForOnceInAWhile) {
     Policy policy = policy_of(shipped(name));
     int carried = 0;
     for (std::int32_t len = 16384; len < 16384 + 256; ++len) {
-      const std::string reason = policy.decide(step_of({len}).batch())->reason;
+      const std::string reason = policy.decide(step_of({len}).batch())->reason();
       carried += reason.starts_with("the last step's choice") ? 1 : 0;
     }
     EXPECT_GT(carried, 240) << name;

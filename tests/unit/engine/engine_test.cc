@@ -89,7 +89,7 @@ TEST_F(EngineTest, OneDecision_ServesAllLayers) {
   const Decision decision = engine.decide(batch(), DType::kF16).value();
   EXPECT_EQ(decision.plan.route(), Route::kPages);
   EXPECT_EQ(decision.plan.merge_mode(), MergeMode::kFused);
-  EXPECT_THAT(decision.reason, ::testing::HasSubstr("the rule for CPUs: pages, "));
+  EXPECT_THAT(decision.reason(), ::testing::HasSubstr("the rule for CPUs: pages, "));
   EXPECT_GT(decision.plan_ns, 0);
   for (std::size_t layer = 0; layer < 2; ++layer) {
     const StepRecord record = engine.run(decision, args(layer)).value();
@@ -119,7 +119,7 @@ TEST_F(EngineTest, AllRoutesNamed_AreDecidedByPrice) {
   ASSERT_FALSE(decision.candidates.empty());
   EXPECT_EQ(decision.candidates.front().route, decision.plan.route());
   EXPECT_GT(decision.predicted_ns, 0.0);
-  EXPECT_FALSE(decision.reason.empty());
+  EXPECT_FALSE(decision.reason().empty());
 }
 
 TEST_F(EngineTest, RoutesOfOptions_AreTheOnlyCandidates) {
