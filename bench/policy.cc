@@ -130,18 +130,18 @@ void carry_on_cold(benchmark::State& state, const std::string& profile) {
 
 #define PKV_POLICY_CASE(work, profile) \
   BENCHMARK_CAPTURE(work, profile, #profile)->Arg(1)->Arg(8)->Arg(32)->Arg(64)->Unit(benchmark::kMicrosecond)
-#define PKV_COLD_CASE(work, profile)          \
-  BENCHMARK_CAPTURE(work, profile, #profile)  \
-      ->Arg(1)                                \
-      ->Arg(8)                                \
-      ->Arg(32)                               \
-      ->UseManualTime()                       \
-      ->Iterations(200)                       \
+#define PKV_COLD_CASE(work, profile)         \
+  BENCHMARK_CAPTURE(work, profile, #profile) \
+      ->Arg(1)                               \
+      ->Arg(8)                               \
+      ->Arg(32)                              \
+      ->UseManualTime()                      \
+      ->Iterations(100)                      \
       ->Unit(benchmark::kMicrosecond)
-#define PKV_POLICY_BENCHMARK(profile)    \
-  PKV_POLICY_CASE(decide_anew, profile); \
-  PKV_POLICY_CASE(carry_on, profile);    \
-  PKV_POLICY_CASE(plan_only, profile);   \
+#define PKV_POLICY_BENCHMARK(profile)       \
+  PKV_POLICY_CASE(decide_anew, profile);    \
+  PKV_POLICY_CASE(carry_on, profile);       \
+  PKV_POLICY_CASE(plan_only, profile);      \
   PKV_COLD_CASE(decide_anew_cold, profile); \
   PKV_COLD_CASE(carry_on_cold, profile)
 

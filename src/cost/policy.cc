@@ -30,7 +30,7 @@ constexpr double kDearerFactor = 1.007;
 // A plan that can be cheaper by less than this is not priced.
 constexpr double kWorthwhile = 0.998;
 // A search on a CPU right after a step, whose K and V have driven everything out of the L2: 8 us where it is warm, 12
-// here (2 cores, 8 rows). It must be won back within the step.
+// here (2 cores, 8 rows). It must be won back within the layers of the step.
 constexpr double kSearchNs = 10000.0;
 // The paper's gates.
 constexpr std::int32_t kPaperGroup = 4;
@@ -313,7 +313,8 @@ double Policy::least_of_all_ns() const {
       // Evenly spread, one start a slot, nothing to merge.
       const double even_ns = model_.least_ns(
           {.attended_tokens = attended_tokens_, .num_tasks = slots, .kv_heads_per_task = width}, num_pages_);
-      least_ns = std::min(least_ns, even_ns - slots * model_.profile().plan_task_ns);
+      // ... which least_ns has planned a task for.
+      least_ns = std::min(least_ns, even_ns - (model_.plan_ns(slots, num_pages_) - model_.plan_ns(0, num_pages_)));
     }
   }
   return least_ns;
@@ -359,7 +360,8 @@ std::optional<Decision> Policy::keep_rule(const BatchState& batch, Plan& recycle
   }
   const Price price = model_.price(*plan);
   const double error = model_.profile().price_error;
-  if (least_of_all_ns() < price.total_ns() * (1.0 - error) * kWorthwhile - kSearchNs) {
+  const double search_ns = kSearchNs / model_.inputs().num_layers;
+  if (least_of_all_ns() < price.total_ns() * (1.0 - error) * kWorthwhile - search_ns) {
     recycled = *std::move(plan);
     return std::nullopt;
   }

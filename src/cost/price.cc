@@ -147,6 +147,10 @@ std::int64_t num_pages(const Plan& plan) {
 Result<PriceModel> PriceModel::make(const DeviceProfile& profile, const PriceInputs& inputs) {
   PKV_RETURN_IF_ERROR(validate(profile));
   PKV_RETURN_IF_ERROR(validate(inputs.shape));
+  if (inputs.num_layers < 1 || inputs.num_layers > kMaxLayers) {
+    return Error{ErrorCode::kInvalidArgument, fmt::format("{} is outside 1 to {}", inputs.num_layers, kMaxLayers),
+                 "num_layers"};
+  }
   const auto points = points_of(profile, inputs.kv_dtype, inputs.shape.head_dim);
   if (points.empty()) {
     return Error{ErrorCode::kUnsupported,
@@ -298,14 +302,15 @@ Price PriceModel::price_external(const Plan& plan) const {
   price.decode_ns = std::max(price.memory_ns, correction_.memory * longest * token_bytes_ / kernel->task_bytes_per_ns);
   price.tail_ns = price.decode_ns - price.memory_ns;
   price.launch_ns = correction_.fixed * kernel->launch_ns;
-  price.plan_ns = kernel->plan_ns + kernel->plan_page_ns * static_cast<double>(num_pages(plan));
+  price.plan_ns = (kernel->plan_ns + kernel->plan_page_ns * static_cast<double>(num_pages(plan))) / inputs_.num_layers;
   price.device_ns = price.decode_ns + price.launch_ns;
   return price;
 }
 
 double PriceModel::plan_ns(std::int64_t num_tasks, std::int64_t num_pages) const {
-  return profile_.plan_ns + profile_.plan_task_ns * static_cast<double>(num_tasks) +
-         profile_.plan_page_ns * static_cast<double>(num_pages);
+  return (profile_.plan_ns + profile_.plan_task_ns * static_cast<double>(num_tasks) +
+          profile_.plan_page_ns * static_cast<double>(num_pages)) /
+         inputs_.num_layers;
 }
 
 /// Our own kernels on a GPU, by the table that also chooses between them.

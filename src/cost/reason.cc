@@ -35,7 +35,8 @@ std::string Decision::reason() const {
                          candidates.size(), us);
     case DecisionBasis::kRuleKept:
       return fmt::format(
-          "{} by the rule, {} splits: {:.1f} us; none of {} others is cheaper by more than the prices' error of {:.1f}%",
+          "{} by the rule, {} splits: {:.1f} us; none of {} others is cheaper by more than the prices' error of "
+          "{:.1f}%",
           route, plan.max_splits(), us, candidates.size() - 1, basis_figure * 100.0);
     case DecisionBasis::kRuleNotSearched:
       return "the rule's plan: no other can be cheaper by more than the prices' error and a search";

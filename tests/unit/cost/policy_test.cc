@@ -47,6 +47,36 @@ TEST(Policy, H100_RunsThePlanOfItsKernelsRule) {
   }
 }
 
+// Tasks that take 8 us to plan are worth it for 32 layers, and not for one.
+TEST(Policy, MoreLayers_AffordMoreTasks) {
+  DeviceProfile profile = shipped("h100");
+  profile.plan_task_ns = 8000.0;
+  const testing::Step step = step_of({65536});
+  const auto decide = [&](std::int32_t layers) {
+    return Policy::make(profile, {.num_layers = layers}, {})->decide(step.batch()).value();
+  };
+  const Decision one = decide(1);
+  const Decision all = decide(32);
+  EXPECT_LT(one.plan.counters().num_tasks, all.plan.counters().num_tasks);
+  EXPECT_LT(all.price.device_ns, one.price.device_ns);
+  EXPECT_LT(one.price.total_ns(), all.price.device_ns + all.price.plan_ns * 32);
+}
+
+// FlashInfer's kernel is the faster one here, its planning the dearer: with one layer nothing pays for that.
+TEST(Policy, MoreLayers_AffordAnotherProjectsPlanning) {
+  DeviceProfile profile = shipped("h100");
+  profile.external[0].bytes_per_ns = 6000.0;
+  profile.external[0].task_bytes_per_ns = 1000.0;
+  profile.external[0].plan_ns = 1e6;
+  const testing::Step step = step_of(std::vector<std::int32_t>(32, 16384));
+  const auto route_of = [&](std::int32_t layers) {
+    const PolicyOptions options{.routes = {Route::kSplit, Route::kRow, Route::kFlashInferCore}};
+    return Policy::make(profile, {.num_layers = layers}, options)->decide(step.batch())->plan.route();
+  };
+  EXPECT_NE(route_of(1), Route::kFlashInferCore);
+  EXPECT_EQ(route_of(32), Route::kFlashInferCore);
+}
+
 TEST(Policy, Cpu_WalksWholePages) {
   Policy policy = policy_of(shipped("cpu"));
   EXPECT_EQ(policy.decide(step_of({48000, 6000, 6000}).batch())->plan.kv_heads_per_task(), 8);
