@@ -19,12 +19,14 @@ READ_BYTES_PER_US = 3.2e6  # of an H100; an H200 has 4.5e6
 BINS, MAX_WAVES, TILE = 32, 64, 64  # as in gpu_kernels.cc and gpu_rule.cc
 # Blocks an SM by class (head dimension, group) and width; 0: no kernel. tests/unit/exec_cuda compares them.
 BLOCKS = {(64, 8): (1, 2, 5, 12), (64, 16): (1, 2, 0, 10), (64, 32): (1, 2, 0, 0), (128, 8): (1, 2, 4, 8),
-          (128, 16): (1, 2, 0, 0), (128, 32): (1, 2, 0, 0), (256, 8): (1, 2, 0, 6), (256, 16): (1, 2, 0, 0),
-          (256, 32): (1, 0, 0, 0)}
+          (128, 16): (1, 2, 0, 6), (128, 32): (1, 2, 0, 0), (256, 8): (1, 2, 0, 6), (256, 16): (1, 2, 0, 0),
+          (256, 32): (1, 2, 0, 0)}
 TOKEN_NS = {64: 3.0, 128: 4.0, 256: 9.0}  # where the fit begins
-STANDARD_WEIGHT = 20.0                    # of a standard step beside a random one
+POWER = 2.5                               # of GpuPrice::decode_us
+STANDARD_WEIGHT = 10.0                    # of a standard step beside a random one
 MOST_REGRET = 0.3                         # that one step can count for
 LAST = 0.3                                # kLastShare of gpu_kernels.cc
+LEAST_START = 0.3                         # kLeastStartUs
 
 
 def class_of(step):
@@ -90,9 +92,7 @@ class Table:
         self.us = np.array([m.us for m in measured])
         self.servers = np.array([float(SMS * self.blocks[m.width]) for m in measured])
         self.tasks = np.array([m.sizes.counts.sum() for m in measured])
-        # Tasks that leave room for the next kernel's: as overlap_tasks of gpu_kernels.cc.
-        shares = np.where(np.array(self.blocks) > 1, 1.0, 0.5 if cls[0] <= 128 and cls[1] <= 8 else 0.28)
-        self.overlaps = self.tasks <= SMS * shares[[m.width for m in measured]]
+        self.is_wide = np.array([m.width == 0 for m in measured])
         self.tokens = np.array([m.sizes.sums.sum() for m in measured])
         self.longest = np.array([float(m.sizes.longest) for m in measured])
         self.last = np.array([m.sizes.last() for m in measured])
@@ -118,7 +118,8 @@ class Prices:
         n, v = len(table.widths), np.exp(x)
         self.blocks, self.widths = table.blocks, table.widths
         self.task, self.token, self.uneven = v[:n], v[n:2 * n], v[2 * n:3 * n]
-        self.start, self.overlap, self.merge, self.merge_mb, self.evening, self.sparing = v[3 * n:]
+        (self.start, self.overlap, *self.rooms, self.merge, self.merge_mb, self.evening,
+         self.sparing) = v[3 * n:]
 
     def us(self, t):
         task, token, uneven = self.task[t.width], self.token[t.width] * 1e-3, self.uneven[t.width]
@@ -126,15 +127,18 @@ class Prices:
         busy = np.maximum(busy, (t.wave * task[:, None] + t.wave_tokens * token[:, None]).max(1))
         full = np.minimum(1.0, t.servers / t.tasks) ** self.evening * np.minimum(1.0, t.tasks / t.servers) ** self.sparing
         read = t.read_us * (1 + uneven * full * t.last * t.tasks / np.maximum(t.tokens, 1))
-        start = self.start - self.overlap * t.overlaps
-        return start + np.hypot(read, busy) + self.merge * t.merges + self.merge_mb * t.merge_mb
+        whole, fading = (np.where(t.is_wide, self.rooms[i], self.rooms[i + 2]) for i in (0, 1))
+        hidden = self.overlap * np.clip((whole + fading - t.tasks / t.servers) / fading, 0, 1)
+        start = np.maximum(LEAST_START, self.start - hidden)
+        return start + (read ** POWER + busy ** POWER) ** (1 / POWER) + self.merge * t.merges + self.merge_mb * t.merge_mb
 
     def line(self, cls):
         widths = ["{}"] * 4
         for i, w in enumerate(self.widths):
             widths[w] = f"{{{self.blocks[w]}, {self.task[i]:.2f}, {self.token[i]:.2f}, {self.uneven[i]:.3f}}}"
-        return (f"    {{{cls[0]}, {cls[1]}, {self.start:.2f}, {self.overlap:.2f}, {self.merge:.2f}, {self.merge_mb:.2f}, "
-                f"{self.evening:.2f}, {self.sparing:.2f}, {{{{{', '.join(widths)}}}}}}},")
+        return (f"    {{{cls[0]}, {cls[1]}, {self.start:.2f}, {self.overlap:.2f}, "
+                f"{{{self.rooms[0]:.2f}, {self.rooms[1]:.2f}}}, {{{self.rooms[2]:.2f}, {self.rooms[3]:.2f}}}, "
+                f"{self.merge:.2f}, {self.merge_mb:.2f}, {self.evening:.2f}, {self.sparing:.2f}, {{{{{', '.join(widths)}}}}}}},")
 
 
 def load(paths, seeds):
@@ -172,10 +176,12 @@ def fit(cls, table, rounds):
     k = 3 * n
     token = TOKEN_NS[cls[0]] * cls[1] / 8
     x = np.log(np.array([3.5] * n + [token * table.blocks[w] for w in table.widths] + [0.06] * n
-                        + [2.0, 0.5, 0.5, 0.4, 0.7, 0.7]))
+                        + [3.0, 1.9, 0.3, 0.5, 0.5, 0.3, 0.3, 0.8, 0.7, 1.5]))
     low, high = x - 2.5, x + 2.5
     low[2 * n:k], high[2 * n:k] = math.log(0.002), math.log(0.6)
-    low[k:], high[k:] = np.log([0.8, 0.05, 0.05, 0.02, 0.05, 0.02]), np.log([5.0, 2.0, 1.9, 5.0, 1.0, 4.0])  # evening above 1: dearer with more SMs
+    # Evening above 1: dearer with more SMs.
+    low[k:] = np.log([0.8, 0.05, 0.03, 0.02, 0.2, 0.02, 0.05, 0.02, 0.05, 0.02])
+    high[k:] = np.log([6.0, 3.5, 0.6, 1.2, 0.9, 1.0, 1.9, 5.0, 1.0, 4.0])
     x = least_squares(lambda y: table.near * np.log(Prices(y, table).us(table) / table.us), x, bounds=(low, high),
                       loss="soft_l1", f_scale=0.05, max_nfev=30).x
 

@@ -66,6 +66,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", default="20260623,1")
     parser.add_argument("--chunks", default="64,128,192,256,384,512,768,1024,1536,2048,3072,4096,8192")
+    parser.add_argument("--least-group", type=int, default=1, help="steps of smaller groups are left out")
     parser.add_argument("--part", default="0/1", help="I/N: every N-th step from the I-th, for several GPUs")
     parser.add_argument("--seconds", type=float, default=200.0)
     parser.add_argument("--json", default=os.path.join(os.environ.get("OUT", "/tmp"), "sweep.json"))
@@ -73,7 +74,9 @@ def main():
     chunks = [int(word) for word in args.chunks.split(",")]
     bench, rows, end = harness.Bench(use_peers=False), [], time.time() + args.seconds
     part, parts = (int(word) for word in args.part.split("/"))
-    for name, step in named_steps([int(word) for word in args.seeds.split(",")])[part::parts]:
+    steps = [named for named in named_steps([int(word) for word in args.seeds.split(",")])
+             if named[1].group >= args.least_group]
+    for name, step in steps[part::parts]:
         if time.time() > end:
             print("out of time at", name)
             break

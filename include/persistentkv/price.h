@@ -136,8 +136,8 @@ class PriceModel {
                                       std::vector<double>& loads) const;
   [[nodiscard]] Price price_external(const Plan& plan) const;
   [[nodiscard]] Price price_on_kernels(const Plan& plan) const;
-  /// Of one launch; device_ns and plan_ns are left out.
-  [[nodiscard]] Price price_on_kernels(const TaskSizes& sizes) const;
+  /// Without plan_ns.
+  [[nodiscard]] Price price_on_kernels(const TaskSizes& sizes, std::int64_t num_launches) const;
   void rebuild_rates();
 
   DeviceProfile profile_;

@@ -1,14 +1,15 @@
 // Prices fitted to 842 steps on an H200 and 232 on an H100, and to 307 of 64 MiB and more that an H100 ran before merge
 // kernels started early: the random samples of bench/gpu with seeds 20260623 and 1 to 3, a grid of small steps of equal
-// rows, and the steps of ../shared/gpu (twenty times the weight), each in equal chunks of 64 to 8192 tokens or uncut,
+// rows, and the steps of ../shared/gpu (ten times the weight), each in equal chunks of 64 to 8192 tokens or uncut,
 // ragged ones in equal counts, too, and run by every kernel of its class (bench/gpu/sweep.py, fit_prices.py). On them
-// the cheapest by price is 2.4% slower than the fastest on average, most on steps of under 10 us; prices err by 5 to 9%
-// at the median of a class. Not here: the search (gpu_rule.cc).
+// the cheapest by price is 1.9% slower than the fastest on average, most on steps of under 10 us; prices err by 4 to
+// 10% at the median of a class. Not here: the search (gpu_rule.cc).
 #include "cost/gpu_kernels.h"
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <optional>
 
 #include "base/math.h"
 
@@ -18,74 +19,44 @@ namespace {
 constexpr double kLeastStartUs = 0.3;
 constexpr std::int64_t kMaxWaves = 64;  // looked at one by one
 
-// head_dim, group, start, overlap, merge, merge a MB, evening, sparing, then {blocks, task us, token ns, uneven}: wide,
-// half, quarter, single.
+// head_dim, group, start, overlap, room of the wide and of the narrow, merge, merge a MB, evening, sparing, then
+// {blocks, task us, token ns, uneven}: wide, half, quarter, single.
+// clang-format off
 constexpr GpuKernelClass kClasses[] = {
-    {64,
-     8,
-     3.01,
-     1.89,
-     0.28,
-     0.90,
-     1.00,
-     1.32,
-     {{{1, 2.96, 3.61, 0.097}, {2, 2.50, 7.80, 0.124}, {5, 2.04, 14.47, 0.185}, {12, 1.98, 40.34, 0.122}}}},
-    {64,
-     16,
-     2.55,
-     1.81,
-     0.07,
-     0.96,
-     0.70,
-     2.96,
-     {{{1, 3.05, 3.36, 0.115}, {2, 3.17, 7.50, 0.061}, {}, {10, 2.26, 64.06, 0.002}}}},
-    {64, 32, 2.87, 1.58, 0.05, 1.60, 0.64, 0.03, {{{1, 3.00, 7.74, 0.002}, {2, 2.90, 13.53, 0.047}, {}, {}}}},
-    {128,
-     8,
-     3.47,
-     2.00,
-     0.05,
-     0.74,
-     0.87,
-     2.72,
-     {{{1, 3.52, 5.91, 0.059}, {2, 2.22, 13.21, 0.052}, {4, 2.08, 29.44, 0.070}, {8, 2.54, 55.34, 0.049}}}},
-    {128, 16, 2.11, 1.97, 0.07, 0.65, 1.00, 3.90, {{{1, 4.29, 8.64, 0.147}, {2, 5.05, 14.76, 0.121}, {}, {}}}},
-    {128, 32, 0.92, 2.00, 0.08, 0.91, 0.91, 3.95, {{{1, 5.05, 15.75, 0.002}, {2, 6.43, 40.81, 0.002}, {}, {}}}},
-    {256,
-     8,
-     3.02,
-     1.72,
-     0.06,
-     1.08,
-     0.87,
-     3.98,
-     {{{1, 3.86, 11.52, 0.069}, {2, 3.48, 31.06, 0.004}, {}, {6, 3.72, 90.14, 0.002}}}},
-    {256, 16, 1.75, 1.74, 0.07, 0.45, 0.93, 3.80, {{{1, 5.69, 19.02, 0.148}, {2, 5.56, 49.36, 0.002}, {}, {}}}},
-    {256, 32, 1.94, 0.94, 0.05, 0.67, 0.96, 4.00, {{{1, 5.43, 32.76, 0.002}, {}, {}, {}}}},
+    {64, 8, 3.51, 2.81, {0.27, 0.96}, {0.20, 0.59}, 0.28, 0.74, 0.94, 0.81,
+     {{{1, 3.34, 4.10, 0.088}, {2, 2.73, 7.99, 0.098}, {5, 2.54, 17.51, 0.119}, {12, 2.95, 45.87, 0.116}}}},
+    {64, 16, 3.04, 2.85, {0.30, 0.70}, {0.44, 0.24}, 0.13, 0.87, 0.83, 2.17,
+     {{{1, 3.11, 5.12, 0.118}, {2, 3.17, 8.92, 0.158}, {}, {10, 3.96, 67.04, 0.023}}}},
+    {64, 32, 3.79, 3.50, {0.32, 0.63}, {0.23, 0.44}, 0.15, 1.13, 0.77, 3.27,
+     {{{1, 3.85, 8.25, 0.018}, {2, 3.67, 14.97, 0.025}, {}, {}}}},
+    {128, 8, 3.64, 2.18, {0.40, 1.17}, {0.49, 0.24}, 0.17, 0.98, 0.55, 1.65,
+     {{{1, 3.34, 7.49, 0.088}, {2, 1.95, 15.89, 0.036}, {4, 2.65, 30.07, 0.048}, {8, 3.10, 57.96, 0.053}}}},
+    {128, 16, 3.67, 2.82, {0.26, 0.69}, {0.23, 0.47}, 0.08, 0.77, 0.46, 3.14,
+     {{{1, 4.08, 8.49, 0.094}, {2, 4.24, 13.07, 0.132}, {}, {6, 6.60, 73.30, 0.002}}}},
+    {128, 32, 3.75, 3.48, {0.32, 0.47}, {0.42, 0.30}, 0.22, 1.01, 0.71, 0.85,
+     {{{1, 4.39, 12.94, 0.083}, {2, 3.61, 43.64, 0.066}, {}, {}}}},
+    {256, 8, 4.90, 2.93, {0.22, 0.84}, {0.47, 1.00}, 0.10, 1.01, 0.54, 0.61,
+     {{{1, 3.06, 13.71, 0.031}, {2, 2.78, 39.71, 0.005}, {}, {6, 4.02, 98.90, 0.011}}}},
+    {256, 16, 3.03, 2.72, {0.27, 0.42}, {0.52, 0.22}, 0.22, 0.31, 0.84, 0.57,
+     {{{1, 5.57, 20.68, 0.097}, {2, 6.58, 44.42, 0.049}, {}, {}}}},
+    {256, 32, 2.75, 2.47, {0.17, 0.48}, {0.48, 0.03}, 0.06, 0.52, 0.96, 0.51,
+     {{{1, 5.69, 34.42, 0.002}, {2, 7.77, 93.04, 0.086}, {}, {}}}},
 };
-
-double task_us(const GpuKernelCost& kernel, double tokens) { return kernel.task_us + kernel.token_ns * 1e-3 * tokens; }
-
-/// An even division, or the longest task alone.
-double least_blocks_us(const GpuKernelCost& kernel, const TaskSizes& sizes, std::int64_t blocks) {
-  const auto num_tasks = static_cast<double>(sizes.num_tasks());
-  const double even = (num_tasks * kernel.task_us + static_cast<double>(sizes.tokens()) * kernel.token_ns * 1e-3) /
-                      static_cast<double>(blocks);
-  return std::max(even, task_us(kernel, static_cast<double>(sizes.longest())));
-}
+// clang-format on
 
 /// Tasks drawn longest first: the k-th wave ends no earlier than k + 1 times the task that begins it.
 double blocks_us(const GpuKernelCost& kernel, const TaskSizes& sizes, std::int64_t blocks) {
-  double most = least_blocks_us(kernel, sizes, blocks);
+  const auto cost = [&](double tokens) { return kernel.task_us + kernel.token_ns * 1e-3 * tokens; };
+  const auto num_tasks = static_cast<double>(sizes.num_tasks());
+  const double even = (num_tasks * kernel.task_us + static_cast<double>(sizes.tokens()) * kernel.token_ns * 1e-3) /
+                      static_cast<double>(blocks);
+  double most = std::max(even, cost(static_cast<double>(sizes.longest())));
   const std::int64_t last = std::min(kMaxWaves, (sizes.num_tasks() - 1) / blocks);
   std::int64_t seen = 0;  // waves that have begun; of those that begin in one bin the last counts
-  if (last == 0) {
-    return most;
-  }
   sizes.descend([&](std::int64_t tasks_so_far, double tokens) {
     if (seen < last && (seen + 1) * blocks < tasks_so_far) {
       seen = std::min(last, (tasks_so_far - 1) / blocks);
-      most = std::max(most, static_cast<double>(seen + 1) * task_us(kernel, tokens));
+      most = std::max(most, static_cast<double>(seen + 1) * cost(tokens));
     }
   });
   return most;
@@ -137,33 +108,41 @@ void TaskSizes::descend(Visit visit) const {
   }
 }
 
-double GpuPrice::decode_us() const { return std::sqrt(read_us * read_us + busy_us * busy_us); }
+namespace {
+
+/// us ^ 2.5
+double power(double us) { return us * us * std::sqrt(us); }
+
+}  // namespace
+
+// The norm whose exponent fitted best: with 2 many small tasks are priced too high in long steps, with 3 too low.
+double GpuPrice::decode_us() const { return std::pow(power(read_us) + power(busy_us), 1.0 / 2.5); }
+
+// (1 + y)^0.4 is an alternating series: what ends with a negative term is no more than all of it.
+double GpuPrice::least_us() const {
+  const double most = std::max(read_us, busy_us);
+  const double y = most > 0.0 ? power(std::min(read_us, busy_us) / most) : 0.0;
+  return start_us + most * (1.0 + y * (0.4 - 0.12 * y)) + merge_us;
+}
 
 namespace {
 
-/// Tasks of a launch that leave room for as many blocks of the next kernel, and for the merge kernel's beside them: a
-/// block an SM where an SM holds several; else half of the SMs, or fewer where the merge kernel needs registers of SMs
-/// of its own.
-double overlap_tasks(const GpuKernelClass& kernels, const GpuKernelCost& kernel, const GpuMachine& machine) {
-  const bool has_registers_left = kernels.head_dim <= 128 && kernels.group_size <= 8;
-  const double share = kernel.blocks_per_sm > 1 ? 1.0 : has_registers_left ? 0.5 : 0.28;
-  return share * machine.num_sms;
+/// What of a launch's start the launch before hides. As if every launch were like this one: they are layers of a step.
+double hidden_us(const GpuKernelClass& kernels, KernelWidth width, const TaskSizes& sizes, const GpuMachine& machine) {
+  const std::int64_t blocks = std::int64_t{machine.num_sms} * kernels.at(width).blocks_per_sm;
+  const GpuRoom& room = width == KernelWidth::kWide ? kernels.wide_room : kernels.narrow_room;
+  return kernels.overlap_us * room.share(static_cast<double>(sizes.num_tasks()) / static_cast<double>(blocks));
 }
 
-std::int64_t num_blocks(const GpuKernelCost& kernel, const GpuMachine& machine) {
-  return std::int64_t{machine.num_sms} * kernel.blocks_per_sm;
-}
-
-/// As if SMs read evenly and waves ended level: no more than the price.
-GpuPrice level_price(const AttentionShape& shape, const GpuKernelClass& kernels, const GpuKernelCost& kernel,
-                     const TaskSizes& sizes, const GpuMachine& machine) {
+/// As if SMs read evenly: no more than the price.
+GpuPrice even_price(const AttentionShape& shape, const GpuKernelClass& kernels, KernelWidth width,
+                    const TaskSizes& sizes, const GpuMachine& machine) {
+  const GpuKernelCost& kernel = kernels.at(width);
+  const std::int64_t blocks = std::int64_t{machine.num_sms} * kernel.blocks_per_sm;
   GpuPrice price;
-  price.start_us = kernels.start_us;
-  if (static_cast<double>(sizes.num_tasks()) <= overlap_tasks(kernels, kernel, machine)) {
-    price.start_us = std::max(kLeastStartUs, price.start_us - kernels.overlap_us);
-  }
+  price.start_us = std::max(kLeastStartUs, kernels.start_us - hidden_us(kernels, width, sizes, machine));
   price.read_us = static_cast<double>(sizes.tokens()) * shape.head_dim * 4 / machine.read_bytes_per_us;
-  price.busy_us = least_blocks_us(kernel, sizes, num_blocks(kernel, machine));
+  price.busy_us = blocks_us(kernel, sizes, blocks);
   if (sizes.num_slots() > 0) {
     const double state_bytes = static_cast<double>(sizes.num_slots()) * shape.group_size() * shape.head_dim * 4;
     price.merge_us = kernels.merge_us + kernels.merge_us_per_mb * state_bytes * 1e-6;
@@ -171,55 +150,50 @@ GpuPrice level_price(const AttentionShape& shape, const GpuKernelClass& kernels,
   return price;
 }
 
+/// Tokens of one of the last tasks, by those of the mean one.
+double last_of_mean(const TaskSizes& sizes) {
+  return sizes.last() * static_cast<double>(sizes.num_tasks()) / std::max(static_cast<double>(sizes.tokens()), 1.0);
+}
+
 /// What unevenness multiplies reading by.
-double uneven_factor(const GpuKernelClass& kernels, const GpuKernelCost& kernel, const TaskSizes& sizes,
-                     const GpuMachine& machine) {
+double uneven_factor(const GpuKernelClass& kernels, KernelWidth width, const TaskSizes& sizes,
+                     const GpuMachine& machine, double last) {
+  const GpuKernelCost& kernel = kernels.at(width);
   const auto num_tasks = static_cast<double>(sizes.num_tasks());
-  const double blocks_a_task = static_cast<double>(num_blocks(kernel, machine)) / num_tasks;
+  const double blocks_a_task = static_cast<double>(std::int64_t{machine.num_sms} * kernel.blocks_per_sm) / num_tasks;
   const double full =
       blocks_a_task < 1.0 ? std::pow(blocks_a_task, kernels.evening) : std::pow(blocks_a_task, -kernels.sparing);
-  const double last_of_mean = sizes.last() * num_tasks / std::max(static_cast<double>(sizes.tokens()), 1.0);
-  return 1.0 + kernel.uneven * full * last_of_mean;
+  return 1.0 + kernel.uneven * full * last;
 }
 
 }  // namespace
 
 GpuPrice gpu_price(const AttentionShape& shape, const GpuKernelClass& kernels, KernelWidth width,
                    const TaskSizes& sizes, const GpuMachine& machine) {
-  const GpuKernelCost& kernel = kernels.at(width);
-  GpuPrice price = level_price(shape, kernels, kernel, sizes, machine);
-  price.busy_us = blocks_us(kernel, sizes, num_blocks(kernel, machine));
-  price.read_us *= uneven_factor(kernels, kernel, sizes, machine);
+  GpuPrice price = even_price(shape, kernels, width, sizes, machine);
+  price.read_us *= uneven_factor(kernels, width, sizes, machine, last_of_mean(sizes));
   return price;
 }
 
 WidthPrice cheapest_width(const AttentionShape& shape, const GpuKernelClass& kernels, const TaskSizes& sizes,
-                          const GpuMachine& machine) {
-  return width_below(std::numeric_limits<double>::infinity(), shape, kernels, sizes, machine).value_or(WidthPrice{});
-}
-
-// Dearer by a bound is dearer: what takes longest, waves and powers, is worked out for few widths. That is also less
-// code and fewer tables to read where caches are cold.
-std::optional<WidthPrice> width_below(double limit_us, const AttentionShape& shape, const GpuKernelClass& kernels,
-                                      const TaskSizes& sizes, const GpuMachine& machine) {
-  std::optional<WidthPrice> best;
+                          const GpuMachine& machine, double limit_us) {
+  WidthPrice best;
+  best.price.read_us = std::numeric_limits<double>::infinity();
+  std::optional<double> last;  // most lists of tasks are too dear already without it
   for (int i = 0; i < kNumKernelWidths; ++i) {
     const auto width = static_cast<KernelWidth>(i);
-    const GpuKernelCost& kernel = kernels.at(width);
-    if (kernel.blocks_per_sm == 0) {
+    if (kernels.at(width).blocks_per_sm == 0) {
       continue;
     }
-    GpuPrice price = level_price(shape, kernels, kernel, sizes, machine);
-    if (price.total_us() >= limit_us) {
+    GpuPrice price = even_price(shape, kernels, width, sizes, machine);
+    if (price.least_us() >= limit_us) {
       continue;
     }
-    price.busy_us = blocks_us(kernel, sizes, num_blocks(kernel, machine));
-    if (price.total_us() >= limit_us) {
-      continue;
-    }
-    price.read_us *= uneven_factor(kernels, kernel, sizes, machine);
-    if (price.total_us() < limit_us) {
-      limit_us = price.total_us();
+    last = last.has_value() ? last : last_of_mean(sizes);
+    price.read_us *= uneven_factor(kernels, width, sizes, machine, *last);
+    const double total_us = price.least_us() < limit_us ? price.total_us() : limit_us;
+    if (total_us < limit_us) {
+      limit_us = total_us;
       best = {.width = width, .price = price};
     }
   }

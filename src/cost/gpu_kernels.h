@@ -2,21 +2,18 @@
 // Not here: the kernels (exec/cuda), how a step is cut into tasks (gpu_rule.cc).
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
-#include <optional>
+#include <limits>
 
+#include "cost/kernel_width.h"
 #include "persistentkv/batch.h"
 #include "persistentkv/gpu_machine.h"
 #include "persistentkv/plan.h"
 #include "persistentkv/profile.h"
 
 namespace pkv {
-
-/// How much of an SM a task gets. One long task is read fastest by all of an SM's warps; of many short ones a
-/// warp each, so that the others read while one begins or ends.
-enum class KernelWidth : std::uint8_t { kWide, kHalf, kQuarter, kSingle };
-inline constexpr int kNumKernelWidths = 4;
 
 /// A kernel by head dimension, group and width, as measured on an H100.
 struct GpuKernelCost {
@@ -28,13 +25,23 @@ struct GpuKernelCost {
   double uneven = 0.0;
 };
 
+/// How much of the next kernel's beginning hides behind a launch, by its fill: tasks over the blocks that run at once.
+struct GpuRoom {
+  double whole = 0.0;   // all of it up to this fill
+  double fading = 0.0;  // less and less over this much more, then none
+
+  [[nodiscard]] double share(double fill) const { return std::clamp((whole + fading - fill) / fading, 0.0, 1.0); }
+};
+
 /// The kernels for head dimensions up to head_dim and groups up to group_size.
 struct GpuKernelClass {
   std::int32_t head_dim = 0;
   std::int32_t group_size = 0;
   double start_us = 0.0;
-  /// What of it is saved by launches that leave room for as many blocks as they have: the next kernel's wait there.
+  /// What of it is saved by launches that leave room: the next kernel's blocks wait beside theirs.
   double overlap_us = 0.0;
+  GpuRoom wide_room;             // of kernels that have an SM to themselves
+  GpuRoom narrow_room;           // of the others
   double merge_us = 0.0;         // where any row is split
   double merge_us_per_mb = 0.0;  // of partial states
   /// How fast unevenness falls with more tasks than blocks: (blocks / tasks) ^ evening of it is left.
@@ -89,6 +96,8 @@ struct GpuPrice {
 
   /// Reading or the blocks, whichever takes longer; more than either where they are close.
   [[nodiscard]] double decode_us() const;
+  /// No more than total_us(), nearly it, and much faster.
+  [[nodiscard]] double least_us() const;
   [[nodiscard]] double total_us() const { return start_us + decode_us() + merge_us; }
 };
 GpuPrice gpu_price(const AttentionShape& shape, const GpuKernelClass& kernels, KernelWidth width,
@@ -98,12 +107,9 @@ struct WidthPrice {
   KernelWidth width = KernelWidth::kWide;
   GpuPrice price;
 };
-/// The cheapest of the class.
+/// The cheapest of the class, if that is below `limit_us`; else a price of infinite reading.
 WidthPrice cheapest_width(const AttentionShape& shape, const GpuKernelClass& kernels, const TaskSizes& sizes,
-                          const GpuMachine& machine);
-/// The same if it is below the limit; no value, after fewer instructions, if no width is.
-std::optional<WidthPrice> width_below(double limit_us, const AttentionShape& shape, const GpuKernelClass& kernels,
-                                      const TaskSizes& sizes, const GpuMachine& machine);
+                          const GpuMachine& machine, double limit_us = std::numeric_limits<double>::infinity());
 
 GpuMachine gpu_machine(const DeviceProfile& profile);
 

@@ -84,7 +84,9 @@ class Search {
       consider_count(ceil_div(longest_, std::min(longest_, chunk)));
       if (chunk >= longest_) break;
       const std::int64_t between = chunk + chunk / 2;
-      if (between >= kMinBetweenCountTokens && between < longest_) consider_count(ceil_div(longest_, between));
+      if (between >= kMinBetweenCountTokens && between <= kMaxCountTokens && between < longest_) {
+        consider_count(ceil_div(longest_, between));
+      }
     }
   }
 
@@ -126,7 +128,7 @@ class Search {
     for (const Row& row : rows_) {
       num_tasks += std::int64_t{row.splits} * shape_.num_kv_heads;
     }
-    if (least_gpu_price(shape_, kernels_, num_tasks, tokens_, longest_task, machine_).total_us() > best_price_) {
+    if (least_gpu_price(shape_, kernels_, num_tasks, tokens_, longest_task, machine_).least_us() > best_price_) {
       return;
     }
     TaskSizes sizes(longest_task);
@@ -135,8 +137,9 @@ class Search {
       sizes.add(ceil_div(row.len, row.splits), tasks);
       sizes.add_slots(row.splits > 1 ? tasks : 0);
     }
-    if (const auto cheaper = width_below(best_price_, shape_, kernels_, sizes, machine_)) {
-      best_price_ = cheaper->price.total_us();
+    const double price = cheapest_width(shape_, kernels_, sizes, machine_, best_price_).price.total_us();
+    if (price < best_price_) {
+      best_price_ = price;
       best_route_ = route;
       best_splits_ = static_cast<std::int32_t>(splits);
     }

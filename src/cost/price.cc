@@ -142,6 +142,14 @@ std::int64_t num_pages(const Plan& plan) {
   return pages;
 }
 
+GpuPrice corrected(GpuPrice price, const Correction& by) {
+  price.start_us *= by.fixed;
+  price.read_us *= by.memory;
+  price.busy_us *= by.arithmetic;
+  price.merge_us *= by.fixed;
+  return price;
+}
+
 }  // namespace
 
 Result<PriceModel> PriceModel::make(const DeviceProfile& profile, const PriceInputs& inputs) {
@@ -314,19 +322,20 @@ double PriceModel::plan_ns(std::int64_t num_tasks, std::int64_t num_pages) const
 }
 
 /// Our own kernels on a GPU, by the table that also chooses between them.
-Price PriceModel::price_on_kernels(const TaskSizes& sizes) const {
-  const GpuPrice terms =
-      cheapest_width(inputs_.shape, gpu_kernel_class(inputs_.shape), sizes, gpu_machine(profile_)).price;
-  const double read_ns = correction_.memory * terms.read_us * kNsPerUs;
-  const double busy_ns = correction_.arithmetic * terms.busy_us * kNsPerUs;
+Price PriceModel::price_on_kernels(const TaskSizes& sizes, std::int64_t num_launches) const {
+  const GpuKernelClass& kernels = gpu_kernel_class(inputs_.shape);
+  GpuPrice terms = cheapest_width(inputs_.shape, kernels, sizes, gpu_machine(profile_)).price;
+  terms.start_us += kernels.start_us * static_cast<double>(num_launches - 1);  // buckets: nothing hides these
+  terms = corrected(terms, correction_);
   const double even_ns = static_cast<double>(sizes.tokens()) * token_bytes_ / profile_.bandwidth.back().bytes_per_ns;
   Price price;
-  price.decode_ns = std::hypot(read_ns, busy_ns);
-  price.memory_ns = read_ns;
-  price.arithmetic_ns = busy_ns;
+  price.decode_ns = terms.decode_us() * kNsPerUs;
+  price.memory_ns = terms.read_us * kNsPerUs;
+  price.arithmetic_ns = terms.busy_us * kNsPerUs;
   price.tail_ns = std::max(0.0, price.decode_ns - correction_.memory * even_ns);
-  price.launch_ns = correction_.fixed * terms.start_us * kNsPerUs;
-  price.merge_ns = correction_.fixed * terms.merge_us * kNsPerUs;
+  price.launch_ns = terms.start_us * kNsPerUs;
+  price.merge_ns = terms.merge_us * kNsPerUs;
+  price.device_ns = price.decode_ns + price.launch_ns + price.merge_ns;
   return price;
 }
 
@@ -334,9 +343,7 @@ Price PriceModel::price_on_kernels(const Plan& plan) const {
   Price price;
   const auto decodes = std::ranges::count(plan.launches(), LaunchKind::kDecode, &Launch::kind);
   if (!plan.tasks().empty() && decodes > 0) {
-    price = price_on_kernels(task_sizes(plan));
-    price.launch_ns *= static_cast<double>(decodes);
-    price.device_ns = price.decode_ns + price.launch_ns + price.merge_ns;
+    price = price_on_kernels(task_sizes(plan), decodes);
   }
   price.plan_ns = plan_ns(plan.counters().num_tasks, num_pages(plan));
   return price;
@@ -358,8 +365,7 @@ Price PriceModel::price_whole_rows(const BatchState& batch) const {
   for (std::int32_t row = 0; row < batch.num_rows(); ++row) {
     sizes.add(batch.attended(row).size(), inputs_.shape.num_kv_heads);
   }
-  price = price_on_kernels(sizes);
-  price.device_ns = price.decode_ns + price.launch_ns + price.merge_ns;
+  price = price_on_kernels(sizes, 1);
   price.plan_ns = plan_ns(sizes.num_tasks(), pages);
   return price;
 }
@@ -406,12 +412,11 @@ double PriceModel::least_ns(const Outline& outline, std::int64_t num_pages) cons
     return host_ns;
   }
   if (!profile_.kernels.empty()) {
-    const GpuPrice least = least_gpu_price(inputs_.shape, gpu_kernel_class(inputs_.shape), outline.num_tasks,
-                                           outline.attended_tokens * inputs_.shape.num_kv_heads,
-                                           outline.long_task_tokens, gpu_machine(profile_));
-    return host_ns +
-           kNsPerUs * (correction_.fixed * least.start_us +
-                       std::hypot(correction_.memory * least.read_us, correction_.arithmetic * least.busy_us));
+    const GpuPrice least = corrected(least_gpu_price(inputs_.shape, gpu_kernel_class(inputs_.shape), outline.num_tasks,
+                                                     outline.attended_tokens * inputs_.shape.num_kv_heads,
+                                                     outline.long_task_tokens, gpu_machine(profile_)),
+                                     correction_);
+    return host_ns + kNsPerUs * least.total_us();
   }
   WalkRates scratch;
   const WalkRates& walk = rates(outline.kv_heads_per_task, scratch);

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <new>
 
+#include "cost/gpu_kernels.h"
 #include "exec/cuda/step_graph.h"
 #ifdef PKV_HAVE_FLASHINFER
 #include "exec/flashinfer/flashinfer.h"

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <span>
 
-#include "cost/gpu_kernels.h"
+#include "cost/kernel_width.h"
 #include "exec/cuda/params.h"
 
 namespace pkv::cuda {

@@ -5,7 +5,7 @@
 #include <memory>
 #include <span>
 
-#include "cost/gpu_kernels.h"
+#include "cost/kernel_width.h"
 #include "exec/cuda/step_memory.h"
 #include "persistentkv/cuda.h"
 

@@ -127,10 +127,11 @@ TEST(Profile, AnyNumberThatIsMissingNegativeAbsurdOrNone_IsRefusedByName) {
   }
 }
 
-TEST(Profile, Kernels_AreThoseOfAnH100OrNone) {
+TEST(Profile, Kernels_AreThoseMeasuredOnHopperOrNone) {
   const std::string h100 = profile_json(shipped_profile("h100").value());
   EXPECT_EQ(shipped_profile("h100")->kernels, kH100Kernels);
-  EXPECT_TRUE(shipped_profile("h200")->kernels.empty());
+  EXPECT_EQ(shipped_profile("h200")->kernels, kH100Kernels);
+  EXPECT_TRUE(shipped_profile("rtx3060")->kernels.empty());
   EXPECT_THAT(refusal(with(h100, R"("kernels": "h100")", R"("kernels": "h300")")),
               AllOf(HasSubstr("field kernels"), HasSubstr("'h300'"), HasSubstr("'h100'")));
   DeviceProfile cpu = shipped_profile("cpu").value();

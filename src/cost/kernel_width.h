@@ -1,0 +1,13 @@
+// How much of an SM a task gets. Apart from the prices, so that kernels are not compiled anew when those change.
+#pragma once
+
+#include <cstdint>
+
+namespace pkv {
+
+/// One long task is read fastest by all of an SM's warps; of many short ones a warp each, so that the others read while
+/// one begins or ends.
+enum class KernelWidth : std::uint8_t { kWide, kHalf, kQuarter, kSingle };
+inline constexpr int kNumKernelWidths = 4;
+
+}  // namespace pkv
