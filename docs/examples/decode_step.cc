@@ -41,6 +41,6 @@ int main() {
     std::fprintf(stderr, "%s\n", record.error().to_string().c_str());
     return 2;
   }
-  std::printf("%s\n", decision->reason.c_str());
+  std::printf("%s\n", decision->reason().c_str());
   std::printf("out[0][0] = %.3f, lse = %.3f and %.3f\n", out[0], lse[0], lse[8]);
 }

@@ -87,23 +87,41 @@ struct Candidate {
   Route route = Route::kRow;
   std::int32_t max_splits = 1;
   std::int32_t kv_heads_per_task = 1;
-  /// Device and planning; of a candidate that was not planned, its least possible price.
+  /// Of a layer: device and its part of planning; of a candidate that was not planned, its least possible price.
   double predicted_ns = 0.0;
   /// False: left out by its bound, never planned.
   bool priced = true;
 };
 
+/// How a decision came about; Decision::reason has the words.
+enum class DecisionBasis : std::uint8_t {
+  kNamed,            // the caller named the route
+  kCpuRule,          // cpu_rule, nothing priced
+  kGpuRule,          // gpu_rule, nothing priced
+  kCheapest,         // of the candidates
+  kRuleKept,         // cpu_rule's plan: no candidate was cheaper by more than the prices' error
+  kRuleNotSearched,  // cpu_rule's plan: by a bound no candidate can be cheaper by that and a search
+  kCarriedOn,        // the last step's choice
+  kPaperGates,
+  kPaperFormula,
+};
+
 /// The plan that was priced is the plan that runs.
 struct Decision {
   Plan plan;
-  /// Of the device: what the step's measured time is compared with.
+  /// Of the device, one layer: what its measured time is compared with.
   double predicted_ns = 0.0;
   Price price;
   /// Those that were looked at, the chosen one first, then by price. One when a decision was carried on.
   std::vector<Candidate> candidates;
-  std::string reason;
+  DecisionBasis basis = DecisionBasis::kNamed;
+  /// Of the basis: the prices' error, a fraction (kRuleKept), the formula's ns (kPaperFormula), workers or SMs (rules).
+  double basis_figure = 0.0;
   /// Time that deciding and planning took; 0 when nobody measured it.
   std::int64_t plan_ns = 0;
+
+  /// Why, in a sentence. Made when asked for: formatting it costs a step that nobody asks 13 us with cold caches.
+  [[nodiscard]] std::string reason() const;
 };
 
 /// Chooses the plan of each step of one shape, type and layout. Keeps its last choice while rows grow a little
@@ -117,12 +135,13 @@ class Policy {
   static Result<Policy> make(const DeviceProfile& profile, const PriceInputs& inputs, const PolicyOptions& options);
 
   /// kAuto, on a CPU: the plan of cpu_rule, with the profile's ReadCurve or the built-in one, unless one of the others
-  /// is cheaper by more than the profile's price_error; without a search where none can be by that and what a search
-  /// costs. On a GPU the cheapest. The others: for every number of KV heads a task that divides them, whole rows, equal
-  /// chunks (split, pages) and equal counts (workqueue) for an eighth to eight tasks a slot are outlined; the likeliest
-  /// are planned and priced until nothing that is left can be cheaper by 0.2% (or by price_error), or tasks beyond
-  /// kPricedTasks (and 4 a slot) have been priced. padded and bucket are workqueue with empty tasks or more launches,
-  /// so they are looked at only alone. On CPUs merges are fused, which saves their launch.
+  /// is cheaper by more than the profile's price_error; without a search where none can be by that and a layer's part
+  /// of what a search costs. On a GPU the cheapest. The others: for every number of KV heads a task that divides them,
+  /// whole rows, equal chunks (split, pages) and equal counts (workqueue) for an eighth to eight tasks a slot are
+  /// outlined; the likeliest are planned and priced until nothing that is left can be cheaper by 0.2% (or by
+  /// price_error), or tasks beyond kPricedTasks (and 4 a slot) have been priced. padded and bucket are workqueue with
+  /// empty tasks or more launches, so they are looked at only alone. On CPUs merges are fused, which saves their
+  /// launch.
   ///
   /// kPaper: groups other than 4, steps whose longest row is under 16,384 tokens and batches of 2 to 7 rows go to
   /// FlashInfer, or to `row` where there is none; one row goes to bucket, 8 or more to workqueue, with the multiple
@@ -177,7 +196,6 @@ class Policy {
   std::optional<Decision> keep_rule(const BatchState& batch, Plan& recycled);
   /// Below the price of any plan of the step.
   [[nodiscard]] double least_of_all_ns() const;
-  Decision finish(Plan&& plan, const Price& price, std::vector<Candidate> candidates, std::string reason) const;
 
   PriceModel model_;
   PolicyOptions options_;

@@ -27,6 +27,9 @@ struct EngineOptions {
   /// Prices of this machine; num_workers is taken from the backend. Not set: the shipped profile "cpu" on a
   /// CPU, no prices on a device backend.
   std::optional<DeviceProfile> profile = std::nullopt;
+  /// Attention layers that run each decision: what deciding and planning cost on the host counts once for all of them
+  /// (PriceInputs::num_layers).
+  std::int32_t num_layers = 1;
   /// Whether the prices follow what steps took.
   Learning learning = Learning::kOn;
 };
@@ -40,8 +43,8 @@ struct EngineOptions {
 ///   auto engine = pkv::Engine::create(pkv::CudaBackend::create().value(), {});
 class Engine {
  public:
-  /// On the CPU. Errors: as make_cpu_backend and validate(DeviceProfile); kUnsupported for a route that the
-  /// backend does not run.
+  /// On the CPU. Errors: as make_cpu_backend and validate(DeviceProfile); kInvalidArgument (num_layers); kUnsupported
+  /// for a route that the backend does not run.
   static Result<Engine> create(const EngineOptions& options);
   /// On a backend of the caller's, which the engine keeps. Errors: kInvalidArgument (no backend), and as above.
   static Result<Engine> create(std::unique_ptr<Backend> backend, const EngineOptions& options);
@@ -72,6 +75,7 @@ class Engine {
   std::vector<Route> routes_;  // empty: the backend's rule
   ReadCurve read_curve_;
   std::optional<DeviceProfile> profile_;
+  std::int32_t num_layers_ = 1;
   Learning learning_ = Learning::kOn;
   std::optional<Policy> policy_;
 };

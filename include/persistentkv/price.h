@@ -6,12 +6,15 @@
 #include <span>
 #include <vector>
 
+#include "persistentkv/batch.h"
 #include "persistentkv/layout.h"
 #include "persistentkv/plan.h"
 #include "persistentkv/profile.h"
 #include "persistentkv/result.h"
 
 namespace pkv {
+
+class TaskSizes;
 
 /// Factors of the terms of a price, learnt from measured steps. Each in [1 / kMaxCorrection, kMaxCorrection].
 inline constexpr double kMaxCorrection = 3.0;
@@ -22,14 +25,14 @@ struct Correction {
   double fixed = 1.0;
 };
 
-/// The terms of a price, in ns. device_ns = decode_ns + merge_ns + launch_ns.
+/// The terms of a price of one layer, in ns. device_ns = decode_ns + merge_ns + launch_ns.
 struct Price {
   double device_ns = 0.0;
   /// Tasks from the first start to the last end, the tail included.
   double decode_ns = 0.0;
   double merge_ns = 0.0;
   double launch_ns = 0.0;
-  /// On the host, before the device begins.
+  /// On the host, once a step: a layer's part, 1 / PriceInputs::num_layers of it.
   double plan_ns = 0.0;
   /// Of decode_ns: what an even division of the same tasks over all workers would save.
   double tail_ns = 0.0;
@@ -56,7 +59,11 @@ struct PriceInputs {
   DType kv_dtype = DType::kF16;
   KvOrder order = KvOrder::kHND;
   std::int32_t page_size = 16;
+  /// Attention layers that run each plan, one after the other: deciding and planning happen once for all of them, so a
+  /// price has one part in so many of their time. 1 to kMaxLayers.
+  std::int32_t num_layers = 1;
 };
+inline constexpr std::int32_t kMaxLayers = 1024;
 
 /// The replay of a launch: its tasks are taken in order by whichever in-flight slot is free first; the slots'
 /// loads l_1 >= l_2 >= ... (bytes, with the start of a task counted as bytes) then end at
@@ -68,11 +75,14 @@ struct PriceInputs {
 /// is the paper's occupancy factor max(1, Cmin / C).
 class PriceModel {
  public:
-  /// Errors: those of validate(profile); kUnsupported for a type that the profile has no arithmetic rate of.
+  /// Errors: those of validate(profile) and of validate(shape); kInvalidArgument (num_layers); kUnsupported for a type
+  /// that the profile has no arithmetic rate of.
   static Result<PriceModel> make(const DeviceProfile& profile, const PriceInputs& inputs);
 
   /// Requires a plan of this shape. Plans of external routes need an ExternalKernel: prices(route).
   [[nodiscard]] Price price(const Plan& plan) const;
+  /// That of route row's plan, which is not made. Requires a profile with `kernels` and a batch of this shape.
+  [[nodiscard]] Price price_whole_rows(const BatchState& batch) const;
   /// The schedule behind the price of one decode launch, scaled so that its last end is the launch's end.
   [[nodiscard]] std::vector<ScheduledTask> schedule(const Plan& plan) const;
   /// Whether plans of this route can be priced: all of our own, external ones that the profile knows.
@@ -102,6 +112,8 @@ class PriceModel {
   [[nodiscard]] const PriceInputs& inputs() const { return inputs_; }
   /// Of one worker, for the group size, the type and the head dimension of the inputs.
   [[nodiscard]] double arithmetic_bytes_per_ns() const { return arithmetic_bytes_per_ns_; }
+  /// A layer's part of planning on the host.
+  [[nodiscard]] double plan_ns(std::int64_t num_tasks, std::int64_t num_pages) const;
   /// Of the bandwidth, in the chunks that tasks of so many KV heads read.
   [[nodiscard]] double chunk_share(std::int32_t kv_heads_per_task) const;
 
@@ -124,6 +136,8 @@ class PriceModel {
                                       std::vector<double>& loads) const;
   [[nodiscard]] Price price_external(const Plan& plan) const;
   [[nodiscard]] Price price_on_kernels(const Plan& plan) const;
+  /// Without plan_ns.
+  [[nodiscard]] Price price_on_kernels(const TaskSizes& sizes, std::int64_t num_launches) const;
   void rebuild_rates();
 
   DeviceProfile profile_;

@@ -23,7 +23,8 @@ struct StepRecord {
   std::int64_t plan_ns = 0;
   /// Device clock: dispatch, decode, merge.
   RunTimes run = {};
-  /// Wall clock around planning and execution.
+  /// Wall clock around planning and execution of a layer. Where several layers are known to run a plan
+  /// (EngineOptions::num_layers) a layer has its part of planning.
   std::int64_t wall_ns = 0;
 };
 

@@ -30,14 +30,14 @@ class Search {
  public:
   Search(const BatchState& batch, const GpuMachine& machine)
       : shape_(batch.shape()), kernels_(gpu_kernel_class(batch.shape())), machine_(machine) {
-    lens_.reserve(static_cast<std::size_t>(batch.num_rows()));
-    tiles_.reserve(static_cast<std::size_t>(batch.num_rows()));
+    rows_.reserve(static_cast<std::size_t>(batch.num_rows()));
     for (std::int32_t row = 0; row < batch.num_rows(); ++row) {
       const std::int64_t tokens = batch.attended(row).size();
       if (tokens > 0) {
-        lens_.push_back(static_cast<std::int32_t>(tokens));
-        tiles_.push_back(ceil_div(static_cast<std::int32_t>(tokens), kTileTokens));
+        const auto len = static_cast<std::int32_t>(tokens);
+        rows_.push_back({.len = len, .tiles = ceil_div(len, kTileTokens)});
         longest_ = std::max(longest_, tokens);
+        shortest_ = std::min(shortest_, tokens);
         tokens_ += tokens * shape_.num_kv_heads;
       }
     }
@@ -49,13 +49,13 @@ class Search {
                            .splits = 1,
                            .num_workers = machine_.num_sms,
                            .tile_tokens = kTileTokens};
-    if (lens_.empty()) {
+    if (rows_.empty()) {
       return options;
     }
     if (route != Route::kWorkqueue) {
       try_chunks();
     }
-    const bool is_ragged = 4 * longest_ > 5 * *std::ranges::min_element(lens_);
+    const bool is_ragged = 4 * longest_ > 5 * shortest_;
     if (route == Route::kWorkqueue || (!route.has_value() && is_ragged)) {
       try_counts();
     }
@@ -92,7 +92,7 @@ class Search {
 
   /// As many splits as fill the blocks of each kernel once.
   void try_even_waves() {
-    const auto units = static_cast<std::int64_t>(lens_.size()) * shape_.num_kv_heads;
+    const auto units = static_cast<std::int64_t>(rows_.size()) * shape_.num_kv_heads;
     for (const GpuKernelCost& kernel : kernels_.widths) {
       const std::int64_t splits = std::int64_t{machine_.num_sms} * kernel.blocks_per_sm / units;
       if (splits > 1) {
@@ -106,26 +106,36 @@ class Search {
   void consider_chunk(std::int64_t chunk) {
     const std::int64_t splits = ceil_div(longest_, chunk);
     const auto chunk_tiles = static_cast<std::int32_t>(ceil_div(ceil_div<std::int64_t>(longest_, kTileTokens), splits));
-    consider(Route::kSplit, splits, std::min(longest_, std::int64_t{chunk_tiles} * kTileTokens),
-             [&](std::int32_t row_tiles) { return ceil_div(row_tiles, chunk_tiles); });
+    for (Row& row : rows_) {
+      row.splits = ceil_div(row.tiles, chunk_tiles);
+    }
+    consider(Route::kSplit, splits, std::min(longest_, std::int64_t{chunk_tiles} * kTileTokens));
   }
 
   /// Every row in as many tasks, by route workqueue: tasks of short rows are small and run last, so that a launch
   /// ends level.
   void consider_count(std::int64_t splits) {
     const std::int64_t tiles = ceil_div<std::int64_t>(longest_, kTileTokens);
-    consider(Route::kWorkqueue, splits, std::min(longest_, ceil_div(tiles, splits) * kTileTokens),
-             [&](std::int32_t row_tiles) { return std::min(static_cast<std::int32_t>(splits), row_tiles); });
+    for (Row& row : rows_) {
+      row.splits = std::min(static_cast<std::int32_t>(splits), row.tiles);
+    }
+    consider(Route::kWorkqueue, splits, std::min(longest_, ceil_div(tiles, splits) * kTileTokens));
   }
 
-  template <typename RowSplits>
-  void consider(Route route, std::int64_t splits, std::int64_t longest_task, RowSplits row_splits_of) {
+  /// The rows' splits, unless they cannot be cheapest.
+  void consider(Route route, std::int64_t splits, std::int64_t longest_task) {
+    std::int64_t num_tasks = 0;
+    for (const Row& row : rows_) {
+      num_tasks += std::int64_t{row.splits} * shape_.num_kv_heads;
+    }
+    if (least_gpu_price(shape_, kernels_, num_tasks, tokens_, longest_task, machine_).least_us() > best_price_) {
+      return;
+    }
     TaskSizes sizes(longest_task);
-    for (std::size_t i = 0; i < lens_.size(); ++i) {
-      const std::int32_t row_splits = row_splits_of(tiles_[i]);
-      const std::int64_t tasks = std::int64_t{row_splits} * shape_.num_kv_heads;
-      sizes.add(ceil_div(lens_[i], row_splits), tasks);
-      sizes.add_slots(row_splits > 1 ? tasks : 0);
+    for (const Row& row : rows_) {
+      const std::int64_t tasks = std::int64_t{row.splits} * shape_.num_kv_heads;
+      sizes.add(ceil_div(row.len, row.splits), tasks);
+      sizes.add_slots(row.splits > 1 ? tasks : 0);
     }
     const double price = cheapest_width(shape_, kernels_, sizes, machine_, best_price_).price.total_us();
     if (price < best_price_) {
@@ -135,12 +145,18 @@ class Search {
     }
   }
 
+  struct Row {
+    std::int32_t len = 0;  // attended tokens, at least one
+    std::int32_t tiles = 0;
+    std::int32_t splits = 0;  // of the cut that is considered
+  };
+
   const AttentionShape& shape_;
   const GpuKernelClass& kernels_;
   const GpuMachine machine_;
-  std::vector<std::int32_t> lens_;   // of rows that attend to anything
-  std::vector<std::int32_t> tiles_;  // theirs
+  std::vector<Row> rows_;  // that attend to anything
   std::int64_t longest_ = 0;
+  std::int64_t shortest_ = std::numeric_limits<std::int64_t>::max();
   std::int64_t tokens_ = 0;  // of all (row, KV head)
   double best_price_ = std::numeric_limits<double>::infinity();
   Route best_route_ = Route::kSplit;

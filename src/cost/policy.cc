@@ -30,7 +30,7 @@ constexpr double kDearerFactor = 1.007;
 // A plan that can be cheaper by less than this is not priced.
 constexpr double kWorthwhile = 0.998;
 // A search on a CPU right after a step, whose K and V have driven everything out of the L2: 8 us where it is warm, 12
-// here (2 cores, 8 rows). It must be won back within the step.
+// here (2 cores, 8 rows). It must be won back within the layers of the step.
 constexpr double kSearchNs = 10000.0;
 // The paper's gates.
 constexpr std::int32_t kPaperGroup = 4;
@@ -46,6 +46,31 @@ bool moved(const Correction& from, const Correction& to) {
 
 bool cheaper(const Candidate& a, const Candidate& b) {
   return a.priced != b.priced ? a.priced : a.predicted_ns < b.predicted_ns;
+}
+
+Candidate candidate_of(const Plan& plan, const Price& price) {
+  return {.route = plan.route(),
+          .max_splits = plan.max_splits(),
+          .kv_heads_per_task = plan.kv_heads_per_task(),
+          .predicted_ns = price.total_ns()};
+}
+
+Decision finish(Plan&& plan, const Price& price, std::vector<Candidate> candidates, DecisionBasis basis,
+                double basis_figure = 0.0) {
+  Decision decision;
+  decision.predicted_ns = price.device_ns;
+  decision.price = price;
+  decision.plan = std::move(plan);
+  decision.candidates = std::move(candidates);
+  decision.basis = basis;
+  decision.basis_figure = basis_figure;
+  return decision;
+}
+
+/// With no other candidate.
+Decision finish_alone(Plan&& plan, const Price& price, DecisionBasis basis, double basis_figure = 0.0) {
+  std::vector<Candidate> candidates = {candidate_of(plan, price)};
+  return finish(std::move(plan), price, std::move(candidates), basis, basis_figure);
 }
 
 /// The chosen one first, the rest as they are.
@@ -140,16 +165,6 @@ void Policy::remember(const BatchState& batch, const PlanOptions& options, const
   last_ns_ = price.total_ns();
 }
 
-Decision Policy::finish(Plan&& plan, const Price& price, std::vector<Candidate> candidates, std::string reason) const {
-  Decision decision;
-  decision.predicted_ns = price.device_ns;
-  decision.price = price;
-  decision.plan = std::move(plan);
-  decision.candidates = std::move(candidates);
-  decision.reason = std::move(reason);
-  return decision;
-}
-
 std::optional<Decision> Policy::carry_on(const BatchState& batch, Plan& recycled) {
   auto plan = make_plan(batch, *last_, std::move(recycled));
   if (!plan.ok()) {
@@ -164,11 +179,7 @@ std::optional<Decision> Policy::carry_on(const BatchState& batch, Plan& recycled
     recycled = *std::move(plan);
     return std::nullopt;
   }
-  std::vector<Candidate> candidates = {{.route = plan->route(),
-                                        .max_splits = plan->max_splits(),
-                                        .kv_heads_per_task = plan->kv_heads_per_task(),
-                                        .predicted_ns = price.total_ns()}};
-  return finish(*std::move(plan), price, std::move(candidates), "the last step's choice, its rows a little longer");
+  return finish_alone(*std::move(plan), price, DecisionBasis::kCarriedOn);
 }
 
 void Policy::measure_rows(const BatchState& batch) {
@@ -286,17 +297,9 @@ Result<Decision> Policy::decide_auto(const BatchState& batch, Plan&& recycled) {
 }
 
 Policy::Choice Policy::whole_rows(const BatchState& batch) const {
-  const AttentionShape& shape = model_.inputs().shape;
-  std::int32_t longest = 0;
-  for (std::int32_t row = 0; row < batch.num_rows(); ++row) {
-    longest = std::max(longest, batch.attended(row).size());
-  }
   Choice choice;
   choice.plan = {.route = Route::kRow, .num_workers = model_.profile().num_workers};
-  choice.outline = {.attended_tokens = attended_tokens_,
-                    .num_tasks = std::int64_t{batch.num_rows()} * shape.num_kv_heads,
-                    .long_task_tokens = longest};
-  choice.least_ns = model_.least_ns(choice.outline, num_pages_);
+  choice.least_ns = model_.price_whole_rows(batch).total_ns();
   choice.likely_ns = choice.least_ns;
   return choice;
 }
@@ -310,7 +313,8 @@ double Policy::least_of_all_ns() const {
       // Evenly spread, one start a slot, nothing to merge.
       const double even_ns = model_.least_ns(
           {.attended_tokens = attended_tokens_, .num_tasks = slots, .kv_heads_per_task = width}, num_pages_);
-      least_ns = std::min(least_ns, even_ns - slots * model_.profile().plan_task_ns);
+      // ... which least_ns has planned a task for.
+      least_ns = std::min(least_ns, even_ns - (model_.plan_ns(slots, num_pages_) - model_.plan_ns(0, num_pages_)));
     }
   }
   return least_ns;
@@ -356,17 +360,13 @@ std::optional<Decision> Policy::keep_rule(const BatchState& batch, Plan& recycle
   }
   const Price price = model_.price(*plan);
   const double error = model_.profile().price_error;
-  if (least_of_all_ns() < price.total_ns() * (1.0 - error) * kWorthwhile - kSearchNs) {
+  const double search_ns = kSearchNs / model_.inputs().num_layers;
+  if (least_of_all_ns() < price.total_ns() * (1.0 - error) * kWorthwhile - search_ns) {
     recycled = *std::move(plan);
     return std::nullopt;
   }
   remember(batch, options, price);
-  std::vector<Candidate> candidates = {{.route = plan->route(),
-                                        .max_splits = plan->max_splits(),
-                                        .kv_heads_per_task = plan->kv_heads_per_task(),
-                                        .predicted_ns = price.total_ns()}};
-  return finish(*std::move(plan), price, std::move(candidates),
-                "the rule's plan: no other can be cheaper by more than the prices' error and a search");
+  return finish_alone(*std::move(plan), price, DecisionBasis::kRuleNotSearched);
 }
 
 Result<Decision> Policy::price_choices(const BatchState& batch, Plan&& recycled) {
@@ -389,10 +389,7 @@ Result<Decision> Policy::price_choices(const BatchState& batch, Plan&& recycled)
     }
     const Price price = model_.price(*plan);
     priced_tasks += plan->counters().num_tasks;
-    candidates.push_back({.route = plan->route(),
-                          .max_splits = plan->max_splits(),
-                          .kv_heads_per_task = plan->kv_heads_per_task(),
-                          .predicted_ns = price.total_ns()});
+    candidates.push_back(candidate_of(*plan, price));
     scratch_ = *std::move(plan);
     least_ns = std::min(least_ns, price.total_ns());
     if (!best_options || price.total_ns() < beat_ns) {
@@ -436,15 +433,9 @@ Result<Decision> Policy::price_choices(const BatchState& batch, Plan&& recycled)
   const bool kept_rule = rule_layout_ && beat_ns < best_price.total_ns();
   std::ranges::sort(candidates, cheaper);
   move_to_front(candidates, best, best_price);
-  std::string reason =
-      kept_rule ? fmt::format(
-                      "{} by the rule, {} splits: {:.1f} us; none of {} others is cheaper by more than the "
-                      "prices' error of {:.1f}%",
-                      route_name(best.route()), best.max_splits(), best_price.total_ns() * 1e-3, candidates.size() - 1,
-                      model_.profile().price_error * 100.0)
-                : fmt::format("{} with {} splits is cheapest of {} candidates: {:.1f} us", route_name(best.route()),
-                              best.max_splits(), candidates.size(), best_price.total_ns() * 1e-3);
-  return finish(std::move(best), best_price, std::move(candidates), std::move(reason));
+  return finish(std::move(best), best_price, std::move(candidates),
+                kept_rule ? DecisionBasis::kRuleKept : DecisionBasis::kCheapest,
+                kept_rule ? model_.profile().price_error : 0.0);
 }
 
 Result<Decision> Policy::decide_paper(const BatchState& batch, Plan&& recycled) {
@@ -454,15 +445,11 @@ Result<Decision> Policy::decide_paper(const BatchState& batch, Plan&& recycled) 
   const bool gated =
       batch.shape().group_size() != kPaperGroup || longest < kPaperLongRow || (rows != 1 && rows < kPaperLargeBatch);
   PlanOptions options{.num_workers = model_.num_slots(), .tile_tokens = kTileTokens};
-  std::string reason;
+  double least_ns = -1.0;
   if (gated) {
     options.route = allows(Route::kFlashInferCore) ? Route::kFlashInferCore : Route::kRow;
-    reason = fmt::format("the paper's gates (group {}, {} rows, longest {}) send it to FlashInfer{}",
-                         batch.shape().group_size(), rows, longest,
-                         options.route == Route::kRow ? "; there is none, so row" : "");
   } else {
     options.route = rows == 1 ? Route::kBucket : Route::kWorkqueue;
-    double least_ns = -1.0;
     for (std::int32_t splits = kPaperSplitStep;
          splits <= std::min(kPaperMaxSplits, std::max(kPaperSplitStep, max_tiles_)); splits += kPaperSplitStep) {
       PlanOptions tried = options;
@@ -478,7 +465,6 @@ Result<Decision> Policy::decide_paper(const BatchState& batch, Plan&& recycled) 
         options.splits = splits;
       }
     }
-    reason = fmt::format("the paper's formula: {} splits, {:.1f} us", *options.splits, least_ns * 1e-3);
   }
   auto plan = make_plan(batch, options, std::move(recycled));
   if (!plan.ok()) {
@@ -486,11 +472,8 @@ Result<Decision> Policy::decide_paper(const BatchState& batch, Plan&& recycled) 
   }
   const Price price = model_.price(*plan);
   remember(batch, options, price);
-  std::vector<Candidate> candidates = {{.route = plan->route(),
-                                        .max_splits = plan->max_splits(),
-                                        .kv_heads_per_task = plan->kv_heads_per_task(),
-                                        .predicted_ns = price.total_ns()}};
-  return finish(*std::move(plan), price, std::move(candidates), std::move(reason));
+  return finish_alone(*std::move(plan), price, gated ? DecisionBasis::kPaperGates : DecisionBasis::kPaperFormula,
+                      least_ns);
 }
 
 }  // namespace pkv

@@ -155,6 +155,10 @@ GpuPrice corrected(GpuPrice price, const Correction& by) {
 Result<PriceModel> PriceModel::make(const DeviceProfile& profile, const PriceInputs& inputs) {
   PKV_RETURN_IF_ERROR(validate(profile));
   PKV_RETURN_IF_ERROR(validate(inputs.shape));
+  if (inputs.num_layers < 1 || inputs.num_layers > kMaxLayers) {
+    return Error{ErrorCode::kInvalidArgument, fmt::format("{} is outside 1 to {}", inputs.num_layers, kMaxLayers),
+                 "num_layers"};
+  }
   const auto points = points_of(profile, inputs.kv_dtype, inputs.shape.head_dim);
   if (points.empty()) {
     return Error{ErrorCode::kUnsupported,
@@ -306,26 +310,25 @@ Price PriceModel::price_external(const Plan& plan) const {
   price.decode_ns = std::max(price.memory_ns, correction_.memory * longest * token_bytes_ / kernel->task_bytes_per_ns);
   price.tail_ns = price.decode_ns - price.memory_ns;
   price.launch_ns = correction_.fixed * kernel->launch_ns;
-  price.plan_ns = kernel->plan_ns + kernel->plan_page_ns * static_cast<double>(num_pages(plan));
+  price.plan_ns = (kernel->plan_ns + kernel->plan_page_ns * static_cast<double>(num_pages(plan))) / inputs_.num_layers;
   price.device_ns = price.decode_ns + price.launch_ns;
   return price;
 }
 
+double PriceModel::plan_ns(std::int64_t num_tasks, std::int64_t num_pages) const {
+  return (profile_.plan_ns + profile_.plan_task_ns * static_cast<double>(num_tasks) +
+          profile_.plan_page_ns * static_cast<double>(num_pages)) /
+         inputs_.num_layers;
+}
+
 /// Our own kernels on a GPU, by the table that also chooses between them.
-Price PriceModel::price_on_kernels(const Plan& plan) const {
-  Price price;
-  price.plan_ns = profile_.plan_ns + profile_.plan_task_ns * plan.counters().num_tasks +
-                  profile_.plan_page_ns * static_cast<double>(num_pages(plan));
-  const auto decodes = std::ranges::count(plan.launches(), LaunchKind::kDecode, &Launch::kind);
-  if (plan.tasks().empty() || decodes == 0) {
-    return price;
-  }
-  const TaskSizes sizes = task_sizes(plan);
+Price PriceModel::price_on_kernels(const TaskSizes& sizes, std::int64_t num_launches) const {
   const GpuKernelClass& kernels = gpu_kernel_class(inputs_.shape);
   GpuPrice terms = cheapest_width(inputs_.shape, kernels, sizes, gpu_machine(profile_)).price;
-  terms.start_us += kernels.start_us * static_cast<double>(decodes - 1);  // buckets: nothing hides these
+  terms.start_us += kernels.start_us * static_cast<double>(num_launches - 1);  // buckets: nothing hides these
   terms = corrected(terms, correction_);
   const double even_ns = static_cast<double>(sizes.tokens()) * token_bytes_ / profile_.bandwidth.back().bytes_per_ns;
+  Price price;
   price.decode_ns = terms.decode_us() * kNsPerUs;
   price.memory_ns = terms.read_us * kNsPerUs;
   price.arithmetic_ns = terms.busy_us * kNsPerUs;
@@ -333,6 +336,37 @@ Price PriceModel::price_on_kernels(const Plan& plan) const {
   price.launch_ns = terms.start_us * kNsPerUs;
   price.merge_ns = terms.merge_us * kNsPerUs;
   price.device_ns = price.decode_ns + price.launch_ns + price.merge_ns;
+  return price;
+}
+
+Price PriceModel::price_on_kernels(const Plan& plan) const {
+  Price price;
+  const auto decodes = std::ranges::count(plan.launches(), LaunchKind::kDecode, &Launch::kind);
+  if (!plan.tasks().empty() && decodes > 0) {
+    price = price_on_kernels(task_sizes(plan), decodes);
+  }
+  price.plan_ns = plan_ns(plan.counters().num_tasks, num_pages(plan));
+  return price;
+}
+
+Price PriceModel::price_whole_rows(const BatchState& batch) const {
+  Price price;
+  if (batch.num_rows() == 0) {
+    return price;
+  }
+  std::int32_t longest = 1;
+  std::int64_t pages = 0;
+  for (std::int32_t row = 0; row < batch.num_rows(); ++row) {
+    const std::int32_t tokens = batch.attended(row).size();
+    longest = std::max(longest, tokens);
+    pages += tokens / batch.page_size() + 1;
+  }
+  TaskSizes sizes(longest);
+  for (std::int32_t row = 0; row < batch.num_rows(); ++row) {
+    sizes.add(batch.attended(row).size(), inputs_.shape.num_kv_heads);
+  }
+  price = price_on_kernels(sizes, 1);
+  price.plan_ns = plan_ns(sizes.num_tasks(), pages);
   return price;
 }
 
@@ -368,23 +402,21 @@ Price PriceModel::price(const Plan& plan) const {
   price.task_ns = correction_.fixed * profile_.task_ns * counters.num_tasks / num_slots_;
   price.merge_ns = correction_.fixed * static_cast<double>(counters.merge_state_bytes) / profile_.merge_bytes_per_ns;
   price.device_ns = price.decode_ns + price.merge_ns + price.launch_ns;
-  price.plan_ns = profile_.plan_ns + profile_.plan_task_ns * counters.num_tasks +
-                  profile_.plan_page_ns * static_cast<double>(num_pages(plan));
+  price.plan_ns = plan_ns(counters.num_tasks, num_pages(plan));
   return price;
 }
 
 double PriceModel::least_ns(const Outline& outline, std::int64_t num_pages) const {
-  const double plan_ns = profile_.plan_ns + profile_.plan_task_ns * static_cast<double>(outline.num_tasks) +
-                         profile_.plan_page_ns * static_cast<double>(num_pages);
+  const double host_ns = plan_ns(outline.num_tasks, num_pages);
   if (!profile_.kernels.empty() && outline.num_tasks == 0) {
-    return plan_ns;
+    return host_ns;
   }
   if (!profile_.kernels.empty()) {
     const GpuPrice least = corrected(least_gpu_price(inputs_.shape, gpu_kernel_class(inputs_.shape), outline.num_tasks,
                                                      outline.attended_tokens * inputs_.shape.num_kv_heads,
                                                      outline.long_task_tokens, gpu_machine(profile_)),
                                      correction_);
-    return plan_ns + kNsPerUs * least.total_us();
+    return host_ns + kNsPerUs * least.total_us();
   }
   WalkRates scratch;
   const WalkRates& walk = rates(outline.kv_heads_per_task, scratch);
@@ -403,7 +435,7 @@ double PriceModel::least_ns(const Outline& outline, std::int64_t num_pages) cons
          correction_.fixed *
              (outline.num_decode_launches * profile_.launch_ns + outline.num_merge_launches * profile_.merge_launch_ns +
               static_cast<double>(outline.merge_state_bytes) / profile_.merge_bytes_per_ns) +
-         plan_ns;
+         host_ns;
 }
 
 double PriceModel::long_task_ns(const Outline& outline) const {

@@ -27,6 +27,7 @@ Engine::Engine(std::unique_ptr<Backend> backend, const EngineOptions& options, s
       routes_(options.routes),
       read_curve_(options.read_curve),
       profile_(std::move(profile)),
+      num_layers_(options.num_layers),
       learning_(options.learning) {}
 
 Result<Engine> Engine::create(const EngineOptions& options) {
@@ -40,6 +41,10 @@ Result<Engine> Engine::create(const EngineOptions& options) {
 Result<Engine> Engine::create(std::unique_ptr<Backend> backend, const EngineOptions& options) {
   if (backend == nullptr) {
     return Error{ErrorCode::kInvalidArgument, "is null", "backend"};
+  }
+  if (options.num_layers < 1 || options.num_layers > kMaxLayers) {
+    return Error{ErrorCode::kInvalidArgument, fmt::format("{} is outside 1 to {}", options.num_layers, kMaxLayers),
+                 "num_layers"};
   }
   for (const Route route : options.routes) {
     PKV_RETURN_IF_ERROR(check_route(*backend, route));
@@ -76,9 +81,13 @@ Result<Policy*> Engine::policy_for(const BatchState& batch, DType kv_dtype, KvOr
   if (routes_.empty()) {
     options.routes.assign(std::begin(kAllRoutes), std::end(kAllRoutes));
   }
-  auto policy = Policy::make(
-      *profile_, {.shape = batch.shape(), .kv_dtype = kv_dtype, .order = order, .page_size = batch.page_size()},
-      options);
+  auto policy = Policy::make(*profile_,
+                             {.shape = batch.shape(),
+                              .kv_dtype = kv_dtype,
+                              .order = order,
+                              .page_size = batch.page_size(),
+                              .num_layers = num_layers_},
+                             options);
   if (!policy.ok()) {
     return policy.error();
   }
@@ -94,14 +103,8 @@ Result<Decision> Engine::follow_rule(const BatchState& batch, DType kv_dtype, co
   if (!ruled.ok()) {
     return ruled;
   }
-  const Plan& plan = ruled->plan;
-  ruled->reason = on_gpu ? fmt::format("the rule for GPUs: split, at most {} splits a row, {} tasks for {} SMs",
-                                       plan.max_splits(), plan.counters().num_tasks, workers)
-                         : fmt::format(
-                               "the rule for CPUs: pages, {} of {} KV heads a task, at most {} splits a row, {} "
-                               "tasks for {} workers",
-                               plan.kv_heads_per_task(), plan.shape().num_kv_heads, plan.max_splits(),
-                               plan.counters().num_tasks, workers);
+  ruled->basis = on_gpu ? DecisionBasis::kGpuRule : DecisionBasis::kCpuRule;
+  ruled->basis_figure = workers;
   return ruled;
 }
 
@@ -155,7 +158,6 @@ Result<Decision> Engine::plan(const BatchState& batch, DType kv_dtype, const Pla
                           .kv_heads_per_task = plan->kv_heads_per_task(),
                           .predicted_ns = decision.price.total_ns()}};
   decision.plan = *std::move(plan);
-  decision.reason = "the caller named the route";
   decision.plan_ns = now_ns() - begin_ns;
   return decision;
 }
@@ -180,7 +182,7 @@ Result<StepRecord> Engine::run(const Decision& decision, const RunArgs& args) {
                     .predicted_ns = priced ? std::optional(decision.predicted_ns) : std::nullopt,
                     .plan_ns = decision.plan_ns,
                     .run = *times,
-                    .wall_ns = decision.plan_ns + now_ns() - begin_ns};
+                    .wall_ns = decision.plan_ns / num_layers_ + now_ns() - begin_ns};
 }
 
 }  // namespace pkv

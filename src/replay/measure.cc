@@ -583,6 +583,7 @@ RunRecords begin_records(const RunOptions& options, std::int32_t page_size, cons
   records.kv_dtype = options.kv_dtype;
   records.query_dtype = options.query_dtype.value_or(options.kv_dtype);
   records.physical_pages = source.num_physical_pages();
+  records.num_layers = options.num_layers;
   for (const RouteChoice& choice : options.routes) {
     if (choice.policy) {
       records.policy = PolicyRecords{.route_idx = records.routes.size(),

@@ -129,6 +129,9 @@ Status validate(const RunOptions& options) {
   if (options.warmup_steps < 0 || options.warmup_steps > kMaxWarmupSteps) {
     return invalid(fmt::format("{} warm-up steps, must be 0 to {}", options.warmup_steps, kMaxWarmupSteps), "warmup");
   }
+  if (options.num_layers < 1 || options.num_layers > kMaxLayers) {
+    return invalid(fmt::format("{} layers, must be 1 to {}", options.num_layers, kMaxLayers), "layers");
+  }
   if (options.sample_stride < 1) {
     return invalid(fmt::format("stride is {}, must be at least 1", options.sample_stride), "verify sample");
   }

@@ -79,6 +79,9 @@ struct RunOptions {
   /// Of the backend, or for kSim instead of one. Prices every plan; needed by policies and by kSim.
   std::optional<DeviceProfile> profile;
   Learning learning = Learning::kOn;
+  /// Attention layers that run each plan. Times stay those of one layer, of which wall_ns then has 1 / num_layers of
+  /// what is not the device's: validation, deciding, planning, copies of plans. 1 to kMaxLayers.
+  std::int32_t num_layers = 1;
   /// Above 0, with a policy: every participant runs every step so often, interleaved, and the medians count.
   std::int32_t oracle_repeats = 0;
   BackendKind backend = BackendKind::kCpu;

@@ -18,6 +18,10 @@ std::optional<std::size_t> find_policy(const RunOptions& options) {
   return static_cast<std::size_t>(found - options.routes.begin());
 }
 
+std::int64_t layer_wall_ns(std::int64_t wall_ns, std::int64_t device_ns, std::int32_t num_layers) {
+  return num_layers == 1 ? wall_ns : device_ns + std::max<std::int64_t>(0, wall_ns - device_ns) / num_layers;
+}
+
 PolicyStep without_regret(const StepRecord& policy) {
   return {.route = policy.route,
           .max_splits = policy.max_splits,

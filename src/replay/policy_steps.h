@@ -14,6 +14,10 @@ namespace pkv {
 /// The participant that is a policy, if there is one.
 std::optional<std::size_t> find_policy(const RunOptions& options);
 
+/// What one of num_layers layers takes that run a step's plan, of which one was measured: the device's time, and a part
+/// of what happens once a step, the rest of the wall clock.
+std::int64_t layer_wall_ns(std::int64_t wall_ns, std::int64_t device_ns, std::int32_t num_layers);
+
 PolicyStep without_regret(const StepRecord& policy);
 /// Regret of the policy's wall time against the least of all participants, itself included: for times that have no
 /// noise.

@@ -11,7 +11,11 @@ namespace pkv {
 namespace {
 
 PriceInputs inputs_of(const RunOptions& options, std::int32_t page_size) {
-  return {.shape = options.shape, .kv_dtype = options.kv_dtype, .order = options.order, .page_size = page_size};
+  return {.shape = options.shape,
+          .kv_dtype = options.kv_dtype,
+          .order = options.order,
+          .page_size = page_size,
+          .num_layers = options.num_layers};
 }
 
 }  // namespace

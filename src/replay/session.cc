@@ -254,8 +254,8 @@ Result<StepRecord> Session::execute_with(RoutePlanner& planner, const StepRows& 
   if (!times.ok()) {
     return times.error();
   }
-  record->wall_ns = now_ns() - begin_ns;
   record->run = *times;
+  record->wall_ns = layer_wall_ns(now_ns() - begin_ns, times->total_ns, parts_.options.num_layers);
   return record;
 }
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "cost/gpu_kernels.h"
 #include "replay/policy_steps.h"
 #include "replay/route_planner.h"
 #include "replay/session.h"
@@ -54,8 +55,8 @@ Status simulate_step(const RunOptions& options, const StepRows& rows, std::vecto
                    .decode_ns = to_ns(price.decode_ns),
                    .merge_ns = to_ns(price.merge_ns),
                    .dispatch_ns = to_ns(price.launch_ns)};
-    record->plan_ns = to_ns(price.plan_ns);
-    record->wall_ns = record->plan_ns + record->run.total_ns;
+    record->plan_ns = to_ns(price.plan_ns * options.num_layers);
+    record->wall_ns = to_ns(price.plan_ns) + record->run.total_ns;
     done.push_back(*record);
   }
   if (const auto policy = find_policy(options)) {
@@ -84,6 +85,7 @@ Result<RunRecords> simulate_steps(const RunOptions& options, StepSource& source,
     return layout.error();
   }
   RoutePlanner::Setting setting{.num_workers = profile.num_workers,
+                                .gpu = gpu_machine(profile),
                                 .split_choice = profile.kind == DeviceKind::kGpu ? RoutePlanner::SplitChoice::kGpuRule
                                                                                  : RoutePlanner::SplitChoice::kCpuRule,
                                 .page_size = records.page_size,

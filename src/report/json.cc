@@ -118,6 +118,7 @@ Json run_object(const RunSummary& summary) {
   json["mode"] = mode_name(summary.mode);
   json["num_workers_or_sms"] = summary.num_workers;
   json["worker_kind"] = worker_kind_name(summary.worker_kind);
+  json["layers"] = summary.num_layers;
   json["backend"] = summary.backend;
   json["shape"] = summary.shape;
   json["layout"] = summary.layout;

@@ -122,6 +122,8 @@ struct RunRecords {
   WorkerKind worker_kind = WorkerKind::kThread;
   /// Backend::describe(), empty in plan-only mode.
   std::string backend;
+  /// Layers that run each plan: of what a step takes beyond the device's time, wall times have one part in so many.
+  std::int32_t num_layers = 1;
   std::vector<RouteRecords> routes;
   /// Index of the route that ratios are against.
   std::size_t baseline_idx = 0;

@@ -93,6 +93,8 @@ struct RunSummary {
   std::string backend;
   std::int32_t num_workers = 1;
   WorkerKind worker_kind = WorkerKind::kThread;
+  /// RunRecords::num_layers.
+  std::int32_t num_layers = 1;
   std::string shape;
   std::string layout;
   std::int64_t memory_bytes = 0;

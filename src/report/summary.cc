@@ -283,6 +283,7 @@ RunSummary summarize(const RunRecords& records) {
   summary.backend = records.backend;
   summary.num_workers = records.num_workers;
   summary.worker_kind = records.worker_kind;
+  summary.num_layers = records.num_layers;
   summary.shape = shape_text(records.shape);
   summary.layout = layout_text(records);
   summary.memory_bytes = records.memory_bytes;

@@ -28,6 +28,11 @@ std::string percent_cell(const std::optional<double>& share) {
   return share.has_value() ? fmt::format("{:.0f}%", *share * 100.0) : "-";
 }
 
+/// Nothing where wall times are those of whole steps.
+std::string layers_text(const RunSummary& summary) {
+  return summary.num_layers == 1 ? std::string{} : fmt::format("; wall times of one of {} layers", summary.num_layers);
+}
+
 std::string head_lines(const RunSummary& summary, TextStyle style) {
   std::string out = coloured(summary.trace, CellTone::kBold, style);
   if (summary.seed) {
@@ -39,7 +44,7 @@ std::string head_lines(const RunSummary& summary, TextStyle style) {
     return out + fmt::format("planned for {} SMs or workers, nothing executed\n", summary.num_workers);
   }
   if (summary.mode == RunMode::kSimulated) {
-    return out + fmt::format("{}: predicted, nothing executed\n", summary.backend);
+    return out + fmt::format("{}: predicted, nothing executed{}\n", summary.backend, layers_text(summary));
   }
   out += fmt::format("{}; {:.2f} GiB of K,V and weights", summary.backend,
                      static_cast<double>(summary.memory_bytes) / kGib);
@@ -52,7 +57,7 @@ std::string head_lines(const RunSummary& summary, TextStyle style) {
   if (summary.mlp_ms_p50) {
     out += fmt::format("; MLP proxy {:.2f} ms a step", *summary.mlp_ms_p50);
   }
-  return out + "\n";
+  return out + layers_text(summary) + "\n";
 }
 
 std::string tail_lines(const RunSummary& summary, TextStyle style) {

@@ -90,6 +90,69 @@ TEST(PolicyCli, ProfileOfAFile_IsReadStrictly) {
   EXPECT_THAT(error_of(with(kSimRun, {"--backend", "sim:h300"})), HasSubstr("neither a file nor one of cpu"));
 }
 
+// Every command that reads one, and what it was to write stays as it was.
+TEST(PolicyCli, BadProfile_NamesFieldAndLimitAndOverwritesNothing) {
+  const TemporaryFolder folder;
+  const std::string good = read_file(PKV_PROFILES "/cpu.json");
+  const std::string launch = R"("launch_ns": )";
+  const auto with_launch = [&](const std::string& value) {
+    const std::size_t begin = good.find(launch) + launch.size();
+    return good.substr(0, begin) + value + good.substr(good.find(',', begin));
+  };
+  const std::pair<std::string, std::string> cases[] = {
+      {with_launch("-1"), "field launch_ns: -1 is outside 0 to 1e+09"},
+      {with_launch("1e12"), "field launch_ns: 1e+12 is outside 0 to 1e+09"},
+      {with_launch("null"), "field launch_ns: null is not a number"},
+      {with_launch("NaN"), "is not JSON"},
+      {good.substr(0, good.find(launch)) + good.substr(good.find(R"("merge_launch_ns")")),
+       "field launch_ns: is missing"}};
+  const std::vector<std::vector<std::string>> commands = {
+      with(kSmallRun, {"--policy", "auto", "--profile", folder.path("bad.json")}),
+      {"replay", "--trace", "paper:bimodal", "--backend", "sim:" + folder.path("bad.json")},
+      {"explain", "--lens", "300", "--profile", folder.path("bad.json"), "--timeline", folder.path("kept.txt")},
+      {"sweep", "capacity", "--backend", "sim:" + folder.path("bad.json")}};
+  for (const auto& [profile, words] : cases) {
+    folder.write("bad.json", profile);
+    folder.write("kept.json", "the old one");
+    folder.write("kept.txt", "the old one");
+    for (const auto& command : commands) {
+      EXPECT_THAT(error_of(with(command, {"--json", folder.path("kept.json")})),
+                  testing::AllOf(HasSubstr(folder.path("bad.json")), HasSubstr(words)));
+      EXPECT_EQ(read_file(folder.path("kept.json")), "the old one");
+      EXPECT_EQ(read_file(folder.path("kept.txt")), "the old one");
+    }
+    EXPECT_EQ(read_file(folder.path("bad.json")), profile);
+  }
+}
+
+TEST(PolicyCli, Layers_ShareThePlanningOfAStep) {
+  const TemporaryFolder folder;
+  const auto route = [&](const char* layers) {
+    const ProcessResult result =
+        run_apart(folder, {"replay", "--trace", "paper:bimodal", "--steps", "4", "--backend", "sim:h100", "--routes",
+                           "split,flashinfer-core", "--policy", "auto", "--oracle", "--layers", layers, "--json", "-"});
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    return json::parse(result.out);
+  };
+  const json one = route("1");
+  const json all = route("32");
+  EXPECT_EQ(one.at("layers"), 1);
+  EXPECT_EQ(all.at("layers"), 32);
+  const auto host_us = [](const json& run, std::size_t route_idx) {
+    const json& it = run.at("routes").at(route_idx);
+    return 1e3 * (it.at("wall_ms_p50").get<double>() - it.at("device_ms_p50").get<double>());
+  };
+  for (const std::size_t route_idx : {0U, 1U}) {
+    EXPECT_NEAR(host_us(all, route_idx), host_us(one, route_idx) / 32.0, 0.01);
+    EXPECT_NEAR(all.at("routes").at(route_idx).at("plan_us_p50").get<double>(), host_us(one, route_idx), 0.01);
+  }
+  EXPECT_LT(all.at("policy").at("regret_max").get<double>(), 0.01);
+  const ProcessResult explained =
+      run_apart(folder, {"explain", "--lens", "48000,6000", "--profile", "h100", "--layers", "32", "--json", "-"});
+  ASSERT_EQ(explained.exit_code, 0) << explained.err;
+  EXPECT_EQ(json::parse(explained.out).at("layers"), 32);
+}
+
 TEST(PolicyCli, StoredProfileOfAnotherMachine_IsRefused) {
   const TemporaryFolder folder;
   std::filesystem::create_directories(folder.path("cache/persistentkv"));
@@ -118,6 +181,10 @@ TEST(PolicyCli, OptionsWithoutEffect_AreErrors) {
   EXPECT_THAT(error_of(with(kSimRun, {"--backend", "sim"})), HasSubstr("unknown value 'sim'"));
   EXPECT_THAT(error_of(with(kSimRun, {"--backend", "sim:cpu", "--routes", "flashinfer-core"})),
               HasSubstr("route flashinfer-core: profile cpu has no price of it"));
+  EXPECT_THAT(error_of(with(kSmallRun, {"--layers", "0"})), HasSubstr("--layers: 0 is out of range"));
+  EXPECT_THAT(error_of(with(kSmallRun, {"--layers", "1025"})), HasSubstr("1024"));
+  EXPECT_THAT(error_of({"replay", "--trace", "paper:bimodal", "--plan-only", "--layers", "2"}),
+              HasSubstr("--layers: has no effect with --plan-only"));
   EXPECT_THAT(error_of({"verify", "--backend", "sim:h100"}), HasSubstr("nothing that could be verified"));
 }
 

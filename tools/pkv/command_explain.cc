@@ -117,9 +117,13 @@ std::vector<Route> priced_external(const DeviceProfile& profile) {
 Policy make_policy(const RunOptions& options, std::int32_t page_size, const std::vector<Route>& external) {
   PolicyOptions policy{.learning = options.learning, .search = SearchMode::kAlways};
   for (const Route route : external) policy.routes.push_back(route);
-  return unwrap(Policy::make(
-      *options.profile,
-      {.shape = options.shape, .kv_dtype = options.kv_dtype, .order = options.order, .page_size = page_size}, policy));
+  return unwrap(Policy::make(*options.profile,
+                             {.shape = options.shape,
+                              .kv_dtype = options.kv_dtype,
+                              .order = options.order,
+                              .page_size = page_size,
+                              .num_layers = options.num_layers},
+                             policy));
 }
 
 /// All pages are page 0: prices do not depend on ids.
@@ -393,7 +397,7 @@ Walk walk_trace(const RunOptions& options, const Trace& trace, const ReplayOptio
     if (timeline != nullptr) {
       timeline->add(fmt::format("step {}", line.step_idx), decision.plan, decision.price, walk.policy.model());
     }
-    walk.last_reason = decision.reason;
+    walk.last_reason = decision.reason();
     walk.lines.push_back(line);
     recycled = std::move(decision.plan);
   }
@@ -508,6 +512,7 @@ Command add_explain(CLI::App& parent) {
   options.words(
       {"--profile", "Prices: cpu, cpu96, h100, h200, rtx3060, or a file", "what pkv calibrate stored, or else cpu"},
       "NAME|FILE", arguments->run.policy.profile);
+  add_layers_option(options, arguments->run.measure);
   add_shape_options(options, arguments->run.shape);
   add_kv_options(options, arguments->run.kv);
   options.integer({"--warmup", "With --measure: unmeasured executions first", "2"}, arguments->run.measure.warmup,

@@ -247,7 +247,9 @@ std::string timeline(const Plan& plan, const PriceModel& model, const Price& pri
 
 std::string profile_line(const PriceModel& model) {
   const DeviceProfile& profile = model.profile();
-  return fmt::format("profile {}: {} {}s", profile.name, profile.num_workers, worker_word(model));
+  const std::int32_t layers = model.inputs().num_layers;
+  return fmt::format("profile {}: {} {}s{}", profile.name, profile.num_workers, worker_word(model),
+                     layers == 1 ? std::string{} : fmt::format("; prices of one of {} layers", layers));
 }
 
 Json correction_object(const Correction& c) {
@@ -372,7 +374,7 @@ double occupancy(const Plan& plan, const PriceModel& model) {
 
 std::string step_text(const StepExplanation& step, const PriceModel& model, TextStyle style) {
   std::string text =
-      coloured(step.title, CellTone::kBold, style) + "\n" + profile_line(model) + "\n" + step.decision.reason + "\n";
+      coloured(step.title, CellTone::kBold, style) + "\n" + profile_line(model) + "\n" + step.decision.reason() + "\n";
   if (!step.reason_in_trace.empty()) text += "in the trace: " + step.reason_in_trace + "\n";
   if (step.learnt) text += learnt_line(*step.learnt);
   text += "\n" + candidate_table(step, model, style) + "\n" + terms_table(step, style) + "\n";
@@ -390,10 +392,11 @@ std::string step_json(const StepExplanation& step, const PriceModel& model) {
                {"step", step.title},
                {"profile", model.profile().name},
                {"num_workers_or_sms", model.profile().num_workers},
+               {"layers", model.inputs().num_layers},
                {"backend", step.backend.empty() ? Json(nullptr) : Json(step.backend)},
                {"repeats", step.repeats},
                {"noise", nullable(step.twin_noise)},
-               {"reason", step.decision.reason},
+               {"reason", step.decision.reason()},
                {"reason_in_trace", step.reason_in_trace.empty() ? Json(nullptr) : Json(step.reason_in_trace)},
                {"occupancy", occupancy(step.decision.plan, model)},
                {"correction", learnt_object(step.learnt)},
@@ -446,6 +449,7 @@ std::string trace_json(const TraceExplanation& trace, const PriceModel& model) {
                {"trace", trace.trace},
                {"profile", model.profile().name},
                {"num_workers_or_sms", model.profile().num_workers},
+               {"layers", model.inputs().num_layers},
                {"backend", trace.backend.empty() ? Json(nullptr) : Json(trace.backend)},
                {"choices", std::move(choices)},
                {"prediction_error_p50", nullable(quantile(errors, 0.5))},

@@ -222,6 +222,7 @@ void refuse_plan_only_options(const RunArguments& arguments) {
   refuse(arguments.workers.wait, "--wait", kReason);
   refuse(arguments.workers.isa, "--isa", kReason);
   refuse(arguments.routes.baseline, "--baseline", kReason);
+  refuse(arguments.measure.layers, "--layers", "has no effect with --plan-only, which shows the planning of a step");
   refuse(arguments.policy.policy, "--policy", "has no effect with --plan-only; take --backend sim:PROFILE for prices");
 }
 
@@ -351,9 +352,15 @@ void add_measure_options(Options& options, MeasureArguments& measure) {
   options.integer({"--warmup", "Unmeasured executions of the first step", "2"}, measure.warmup,
                   {.min = 0, .max = kMaxWarmup});
   options.bytes({"--memory-limit", "Memory that may be allocated", "what is available"}, measure.memory_limit);
+  add_layers_option(options, measure);
   options.flag({"--plan-only", "Make plans and counters, execute nothing", ""}, measure.plan_only);
   options.integer({"--sms", "With --plan-only: SMs or workers to plan for", "--threads"}, measure.sms,
                   {.min = 1, .max = kMaxSms});
+}
+
+void add_layers_option(Options& options, MeasureArguments& measure) {
+  options.integer({"--layers", "Layers that run each plan: planning counts once for all of them", "1"}, measure.layers,
+                  {.min = 1, .max = kMaxLayers});
 }
 
 void add_policy_options(Options& options, PolicyArguments& policy) {
@@ -458,6 +465,7 @@ RunOptions resolve(const RunArguments& arguments, std::uint64_t data_seed) {
   options.warmup_steps = to_int32(arguments.measure.warmup, options.warmup_steps);
   options.verify = arguments.measure.verify.value_or(options.verify);
   options.mlp = resolve_mlp(arguments.measure.mlp);
+  options.num_layers = to_int32(arguments.measure.layers, options.num_layers);
   options.backend = kind_of(arguments.backend);
   resolve_policy(arguments, options);
   options.cpu = resolve_workers(arguments.workers);

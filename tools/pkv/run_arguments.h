@@ -54,7 +54,7 @@ struct RouteArguments {
 struct MeasureArguments {
   std::optional<VerifyMode> verify;
   std::optional<std::string> mlp;
-  std::optional<std::int64_t> warmup, memory_limit;
+  std::optional<std::int64_t> warmup, memory_limit, layers;
   std::optional<bool> plan_only;
   std::optional<std::int64_t> sms;
 };
@@ -82,6 +82,7 @@ void add_backend_options(Options& options, BackendArguments& backend);
 void add_worker_options(Options& options, WorkerArguments& workers);
 void add_route_options(Options& options, RouteArguments& routes);
 void add_measure_options(Options& options, MeasureArguments& measure);
+void add_layers_option(Options& options, MeasureArguments& measure);
 void add_policy_options(Options& options, PolicyArguments& policy);
 /// All of the above, in the order of the help text.
 void add_run_options(Options& options, RunArguments& arguments);

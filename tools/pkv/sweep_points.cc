@@ -443,6 +443,7 @@ CapacityGrid resolve_capacity(const SweepArguments& arguments) {
         check_tokens(batch, context, page_size_of(run.kv));
         StepOptions step;
         step.run = options;
+        step.run.num_layers = grid.layers;
         step.seq_lens.assign(static_cast<std::size_t>(batch), context);
         step.page_size = page_size_of(run.kv);
         step.repeats = 1;

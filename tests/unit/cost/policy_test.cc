@@ -19,7 +19,7 @@ TEST(Policy, Decision_CarriesThePlanThatWasPriced) {
     const Decision decision = policy.decide(step.batch()).value();
     EXPECT_TRUE(decision.plan.matches(step.batch()));
     EXPECT_DOUBLE_EQ(policy.model().price(decision.plan).device_ns, decision.predicted_ns);
-    EXPECT_THAT(decision.reason, HasSubstr(std::string(route_name(decision.plan.route()))));
+    EXPECT_THAT(decision.reason(), HasSubstr(std::string(route_name(decision.plan.route()))));
     ASSERT_GT(decision.candidates.size(), 1U);
     EXPECT_DOUBLE_EQ(decision.candidates.front().predicted_ns, decision.price.total_ns());
     for (const Candidate& candidate : decision.candidates) {
@@ -45,6 +45,36 @@ TEST(Policy, H100_RunsThePlanOfItsKernelsRule) {
     EXPECT_EQ(decision.plan.max_splits(), rule.max_splits());
     EXPECT_GT(decision.price.decode_ns, decision.price.memory_ns);
   }
+}
+
+// Tasks that take 8 us to plan are worth it for 32 layers, and not for one.
+TEST(Policy, MoreLayers_AffordMoreTasks) {
+  DeviceProfile profile = shipped("h100");
+  profile.plan_task_ns = 8000.0;
+  const testing::Step step = step_of({65536});
+  const auto decide = [&](std::int32_t layers) {
+    return Policy::make(profile, {.num_layers = layers}, {})->decide(step.batch()).value();
+  };
+  const Decision one = decide(1);
+  const Decision all = decide(32);
+  EXPECT_LT(one.plan.counters().num_tasks, all.plan.counters().num_tasks);
+  EXPECT_LT(all.price.device_ns, one.price.device_ns);
+  EXPECT_LT(one.price.total_ns(), all.price.device_ns + all.price.plan_ns * 32);
+}
+
+// FlashInfer's kernel is the faster one here, its planning the dearer: with one layer nothing pays for that.
+TEST(Policy, MoreLayers_AffordAnotherProjectsPlanning) {
+  DeviceProfile profile = shipped("h100");
+  profile.external[0].bytes_per_ns = 6000.0;
+  profile.external[0].task_bytes_per_ns = 1000.0;
+  profile.external[0].plan_ns = 1e6;
+  const testing::Step step = step_of(std::vector<std::int32_t>(32, 16384));
+  const auto route_of = [&](std::int32_t layers) {
+    const PolicyOptions options{.routes = {Route::kSplit, Route::kRow, Route::kFlashInferCore}};
+    return Policy::make(profile, {.num_layers = layers}, options)->decide(step.batch())->plan.route();
+  };
+  EXPECT_NE(route_of(1), Route::kFlashInferCore);
+  EXPECT_EQ(route_of(32), Route::kFlashInferCore);
 }
 
 TEST(Policy, Cpu_WalksWholePages) {
@@ -178,7 +208,7 @@ TEST(Policy, SameSequence_SamePlansAndReasons) {
       const Decision first = a.decide(step.batch()).value();
       const Decision again = b.decide(step.batch()).value();
       ASSERT_TRUE(std::ranges::equal(first.plan.tasks(), again.plan.tasks()));
-      ASSERT_EQ(first.reason, again.reason);
+      ASSERT_EQ(first.reason(), again.reason());
       ASSERT_EQ(first.predicted_ns, again.predicted_ns);
       std::ranges::for_each(lens, [](std::int32_t& len) { ++len; });
     }
@@ -191,7 +221,7 @@ TEST(Policy, OneRowGrowing_IsSearchedForOnceInAWhile) {
     Policy policy = policy_of(shipped(name));
     int carried = 0;
     for (std::int32_t len = 16384; len < 16384 + 256; ++len) {
-      const std::string reason = policy.decide(step_of({len}).batch())->reason;
+      const std::string reason = policy.decide(step_of({len}).batch())->reason();
       carried += reason.starts_with("the last step's choice") ? 1 : 0;
     }
     EXPECT_GT(carried, 240) << name;

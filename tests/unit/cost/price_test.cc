@@ -88,6 +88,31 @@ TEST(PriceModel, Schedule_EndsWithThePrice) {
   EXPECT_NEAR(last_ns, model.profile().launch_ns + price.decode_ns, 1.0);
 }
 
+// The device's terms are those of one layer.
+TEST(PriceModel, Layers_ShareWhatPlanningCosts) {
+  const testing::Step step = step_of({30000, 5000, 700});
+  for (const std::string_view name : shipped_profile_names()) {
+    const Plan plan = make_plan(step.batch(), {.route = Route::kSplit, .splits = 12}).value();
+    const Price one = PriceModel::make(shipped(name), {})->price(plan);
+    const Price of_all = PriceModel::make(shipped(name), {.num_layers = 32})->price(plan);
+    EXPECT_GT(one.plan_ns, 0.0);
+    EXPECT_DOUBLE_EQ(of_all.plan_ns, one.plan_ns / 32.0);
+    EXPECT_EQ(of_all.device_ns, one.device_ns);
+    EXPECT_DOUBLE_EQ(of_all.total_ns(), one.device_ns + one.plan_ns / 32.0);
+  }
+  const Price external = PriceModel::make(shipped("rtx3060"), {.num_layers = 32})
+                             ->price(make_plan(step.batch(), {.route = Route::kFlashInferCore}).value());
+  EXPECT_LT(external.plan_ns, shipped("rtx3060").external[0].plan_ns);
+}
+
+TEST(PriceModel, LayersOutsideTheLimits_AreAnError) {
+  for (const std::int32_t layers : {0, -1, kMaxLayers + 1}) {
+    const auto model = PriceModel::make(shipped("cpu"), {.num_layers = layers});
+    ASSERT_FALSE(model.ok());
+    EXPECT_EQ(model.error().to_string(), "num_layers: " + std::to_string(layers) + " is outside 1 to 1024");
+  }
+}
+
 TEST(PriceModel, UnknownType_IsAnError) {
   const auto model = PriceModel::make(shipped("h100"), {.kv_dtype = DType::kF32});
   EXPECT_EQ(model.error().to_string(), "profile.arithmetic: profile h100 has no arithmetic rate of f32");

@@ -5,7 +5,9 @@
 #include <gtest/gtest.h>
 
 #include <limits>
+#include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 namespace pkv {
 namespace {
@@ -86,6 +88,43 @@ TEST(Profile, BadJson_IsAnErrorThatNamesFieldAndLimit) {
   EXPECT_EQ(refusal("[]"), "p.json, field (root): is not an object");
   EXPECT_THAT(refusal("{\"format\": "), HasSubstr("p.json: is not JSON: "));
   EXPECT_THAT(refusal(""), HasSubstr("p.json: is not JSON: "));
+}
+
+using Json = nlohmann::json;
+
+/// Paths of a document's numbers: "/bandwidth/0/tasks".
+std::vector<std::string> paths_of_numbers(const Json& json) {
+  std::vector<std::string> paths;
+  const Json flat = json.flatten();
+  for (const auto& [path, value] : flat.items()) {
+    if (value.is_number()) {
+      paths.push_back(path);
+    }
+  }
+  return paths;
+}
+
+std::string last_name(const std::string& path) { return path.substr(path.rfind('/') + 1); }
+
+// Whatever field it is: the refusal names it, and where the value is a number its limits.
+TEST(Profile, AnyNumberThatIsMissingNegativeAbsurdOrNone_IsRefusedByName) {
+  for (const std::string_view name : shipped_profile_names()) {
+    const Json good = Json::parse(profile_json(shipped_profile(name).value()));
+    const std::vector<std::string> paths = paths_of_numbers(good);
+    EXPECT_GT(paths.size(), 20U);
+    for (const std::string& path : paths) {
+      const Json::json_pointer at(path);
+      for (const Json& bad : {Json(-1), Json(-0.5), Json(1e300), Json(nullptr), Json("12"), Json(true)}) {
+        Json changed = good;
+        changed[at] = bad;
+        EXPECT_THAT(refusal(changed.dump()), AllOf(HasSubstr("p.json, field "), HasSubstr(last_name(path))))
+            << path << " = " << bad;
+      }
+      Json changed = good;
+      changed[at.parent_pointer()].erase(last_name(path));
+      EXPECT_THAT(refusal(changed.dump()), AllOf(HasSubstr(last_name(path)), HasSubstr("is missing"))) << path;
+    }
+  }
 }
 
 TEST(Profile, Kernels_AreThoseMeasuredOnHopperOrNone) {

@@ -89,7 +89,7 @@ TEST_F(EngineTest, OneDecision_ServesAllLayers) {
   const Decision decision = engine.decide(batch(), DType::kF16).value();
   EXPECT_EQ(decision.plan.route(), Route::kPages);
   EXPECT_EQ(decision.plan.merge_mode(), MergeMode::kFused);
-  EXPECT_THAT(decision.reason, ::testing::HasSubstr("the rule for CPUs: pages, "));
+  EXPECT_THAT(decision.reason(), ::testing::HasSubstr("the rule for CPUs: pages, "));
   EXPECT_GT(decision.plan_ns, 0);
   for (std::size_t layer = 0; layer < 2; ++layer) {
     const StepRecord record = engine.run(decision, args(layer)).value();
@@ -119,7 +119,18 @@ TEST_F(EngineTest, AllRoutesNamed_AreDecidedByPrice) {
   ASSERT_FALSE(decision.candidates.empty());
   EXPECT_EQ(decision.candidates.front().route, decision.plan.route());
   EXPECT_GT(decision.predicted_ns, 0.0);
-  EXPECT_FALSE(decision.reason.empty());
+  EXPECT_FALSE(decision.reason().empty());
+}
+
+TEST_F(EngineTest, Layers_ShareTheDecision) {
+  const std::vector<Route> routes = {Route::kPages};
+  const Decision one = Engine::create({.cpu = {.threads = 2}, .routes = routes})->decide(batch(), DType::kF16).value();
+  Engine engine = Engine::create({.cpu = {.threads = 2}, .routes = routes, .num_layers = 32}).value();
+  const Decision all = engine.decide(batch(), DType::kF16).value();
+  EXPECT_LE(all.price.device_ns, one.price.device_ns);  // a search pays sooner
+  EXPECT_LT(all.price.plan_ns, one.price.plan_ns / 16.0);
+  ASSERT_TRUE(engine.run(all, args(0)).ok());
+  expect_correct(0);
 }
 
 TEST_F(EngineTest, RoutesOfOptions_AreTheOnlyCandidates) {
@@ -219,6 +230,8 @@ TEST(Engine, BadOptions_AreErrors) {
   EXPECT_FALSE(Engine::create({.cpu = {.threads = -2}}).ok());
   EXPECT_FALSE(Engine::create({.cpu = {.threads = 1025}}).ok());
   EXPECT_EQ(Engine::create(nullptr, {}).error().where, "backend");
+  EXPECT_EQ(Engine::create({.cpu = {.threads = 1}, .num_layers = 0}).error().to_string(),
+            "num_layers: 0 is outside 1 to 1024");
   DeviceProfile profile = shipped_profile("cpu").value();
   profile.launch_ns = -1.0;
   EXPECT_EQ(Engine::create({.cpu = {.threads = 1}, .profile = profile}).error().where, "profile.launch_ns");

@@ -66,6 +66,12 @@ StepRecord step_record() {
   return record;
 }
 
+TEST(LayerWall, HasAPartOfWhatIsNotTheDevices) {
+  EXPECT_EQ(layer_wall_ns(1000, 360, 1), 1000);
+  EXPECT_EQ(layer_wall_ns(1000, 360, 32), 380);
+  EXPECT_EQ(layer_wall_ns(350, 360, 32), 360);  // two clocks
+}
+
 // Participants: the policy, another plan, the policy's twin. The machine is three times slower in odd repeats.
 TEST(Regret, StatesOfTheMachine_Cancel) {
   const RepeatedWalls walls = {{100, 300, 100, 300, 100}, {80, 240, 80, 240, 80}, {100, 300, 100, 300, 100}};

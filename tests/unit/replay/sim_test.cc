@@ -98,10 +98,10 @@ TEST(SimulatedRtx3060, RouteOrderOfTheWorkqueue_IsThePublishedOne) {
   }
 }
 
-// FlashInfer against the buckets with eight rows: the published steps of one configuration, measured four times, differ
-// by 3.5%, so the order of rows that are nearer is not known. Of the others one comes out the other way, bimodal with
-// seed 20260624 (decision 0007).
-TEST(SimulatedRtx3060, RouteOrderOfFlashInferAndBuckets_IsThePublishedOneWhereItIsSure) {
+// FlashInfer against the buckets with eight rows, 13 of 15 orders. Of the others zipf with seed 20260624 is published
+// as 1.003, where one configuration, measured four times, differs by 3.5% from itself; bimodal with seed 20260624 is
+// wrong (decision 0007: what was tried).
+TEST(SimulatedRtx3060, RouteOrderOfFlashInferAndBuckets_IsThePublishedOneButForTwoRows) {
   struct Row {
     Serving serving;
     std::uint32_t seed;
@@ -116,11 +116,9 @@ TEST(SimulatedRtx3060, RouteOrderOfFlashInferAndBuckets_IsThePublishedOneWhereIt
     const RunSummary summary = simulate(row.serving, row.seed, {kFlashInfer, split_choice(Route::kBucket, 32)});
     const double ratio = summary.routes[1].ratio_device.value();
     EXPECT_NEAR(ratio, row.published, 0.09) << paper_family_name(row.serving.family) << ' ' << row.seed;
-    const bool is_sure = std::abs(row.published - 1.0) > 0.035;
-    const bool is_known_wrong = row.serving.family == PaperFamily::kBimodal && row.seed == 20260624;
-    if (is_sure && !is_known_wrong) {
-      EXPECT_EQ(ratio > 1.0, row.published > 1.0) << paper_family_name(row.serving.family) << ' ' << row.seed;
-    }
+    const bool is_one_of_the_two = row.seed == 20260624 && row.serving.family != PaperFamily::kUniform;
+    EXPECT_EQ(ratio > 1.0, (row.published > 1.0) != is_one_of_the_two)
+        << paper_family_name(row.serving.family) << ' ' << row.seed;
   }
 }
 
@@ -158,6 +156,41 @@ TEST(SimulatedRun, Summary_SaysThatItWasPredicted) {
   EXPECT_FALSE(summary.policy->prediction_error_p50.has_value());  // nothing was measured
   EXPECT_THAT(run_table(summary, TextStyle::kPlain), ::testing::HasSubstr("predicted, nothing executed"));
   EXPECT_THAT(run_json(summary), ::testing::HasSubstr("\"mode\": \"simulated\""));
+}
+
+TEST(SimulatedRun, Layers_ShareThePlanningOfAStep) {
+  const auto run = [](std::int32_t layers) {
+    ReplayOptions options;
+    options.run.routes = {split_choice(Route::kSplit, 8)};
+    options.run.backend = BackendKind::kSim;
+    options.run.profile = shipped_profile("h100").value();
+    options.run.num_layers = layers;
+    options.max_steps = 4;
+    RunObserver observer;
+    return replay(make_paper_trace({}).value(), options, observer);
+  };
+  const RunRecords one = run(1).value();
+  const RunRecords all = run(32).value();
+  for (std::size_t i = 0; i < 4; ++i) {
+    const StepRecord& step = all.routes[0].steps[i];
+    EXPECT_EQ(step.plan_ns, one.routes[0].steps[i].plan_ns);  // of the step
+    EXPECT_EQ(step.run.total_ns, one.routes[0].steps[i].run.total_ns);
+    EXPECT_NEAR(static_cast<double>(step.wall_ns - step.run.total_ns), static_cast<double>(step.plan_ns) / 32.0, 1.0);
+  }
+  EXPECT_THAT(run_json(summarize(all)), ::testing::HasSubstr("\"layers\": 32"));
+  EXPECT_THAT(run_table(summarize(all), TextStyle::kPlain), ::testing::HasSubstr("wall times of one of 32 layers"));
+  EXPECT_EQ(run(0).error().to_string(), "layers: 0 layers, must be 1 to 1024");
+}
+
+// By the GPU rule for the profile's SMs, not for one.
+TEST(SimulatedRun, RoutesThatSplit_FillTheGpuOfTheProfile) {
+  const RunSummary summary = simulate({.steps = 4}, 20260624,
+                                      {{.route = Route::kRow, .splits = std::nullopt},
+                                       {.route = Route::kSplit, .splits = std::nullopt},
+                                       {.route = Route::kWorkqueue, .splits = std::nullopt}},
+                                      "h100");
+  EXPECT_GT(summary.routes[1].tokens_per_s_device.value(), 1.5 * summary.routes[0].tokens_per_s_device.value());
+  EXPECT_GT(summary.routes[2].tokens_per_s_device.value(), 1.5 * summary.routes[0].tokens_per_s_device.value());
 }
 
 TEST(SimulatedRun, RouteWithoutAPrice_IsAnError) {
