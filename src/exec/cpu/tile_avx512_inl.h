@@ -15,6 +15,8 @@ inline constexpr int kVectorLanes = 16;
 inline constexpr int kSums = 16;
 /// Vectors that are loaded together.
 inline constexpr int kLoadedVectors = 2;
+/// Whether the tree of the last block is spread over the first steps of a block, or comes before them.
+inline constexpr bool kTreeBetweenSteps = true;
 
 PKV_TILE_INLINE Floats zero() { return _mm512_setzero_ps(); }
 PKV_TILE_INLINE Floats splat(float x) { return _mm512_set1_ps(x); }

@@ -432,7 +432,7 @@ PKV_TILE_INLINE void dot_products(const HeadBlock& block, const std::byte* const
     --left;
   };
   if constexpr (kAfter == After::kBlock) {
-    if (__builtin_expect(left >= 2, 1)) {
+    if (kTreeBetweenSteps && __builtin_expect(left >= 2, 1)) {
       step();
       pending.go_on(tree);
       step();
