@@ -34,7 +34,6 @@
 // No include guard: compiled for AVX2, for AVX-512, with AVX512-BF16 and with AMX, with the vectors of the file
 // PKV_TILE_VECTORS, in namespace PKV_TILE_NAMESPACE, between PKV_TILE_BEGIN and PKV_TILE_END (tile_target.h).
 
-PKV_TILE_BEGIN
 namespace pkv {
 namespace PKV_TILE_NAMESPACE {
 
@@ -62,7 +61,6 @@ inline constexpr float kMinusInf = -std::numeric_limits<float>::infinity();
 
 }  // namespace PKV_TILE_NAMESPACE
 }  // namespace pkv
-PKV_TILE_END
 #include PKV_TILE_VECTORS
 PKV_TILE_BEGIN
 namespace pkv {
