@@ -29,6 +29,10 @@ inline RanKernel decode_best(const StepArgs& args, const Task& task, const Scrat
   if (avx512_tile_takes(args.shape)) {
     return avx512_tile_decode(args, task, scratch, lookahead);
   }
+#elif HWY_TARGET == HWY_AVX2
+  if (avx2_tile_takes(args.shape)) {
+    return avx2_tile_decode(args, task, scratch, lookahead);
+  }
 #endif
   static_cast<void>(lookahead);
   return decode(args, task, scratch);
@@ -116,6 +120,7 @@ std::int64_t Scratch::bytes(const AttentionShape& shape, std::int32_t heads, std
 std::string_view decode_kernel_name(DecodeKernel kernel) {
   switch (kernel) {
     case DecodeKernel::kGeneral: return "general";
+    case DecodeKernel::kAvx2Tile: return "avx2-tile";
     case DecodeKernel::kAvx512Tile: return "avx512-tile";
     case DecodeKernel::kAvx512Bf16Tile: return "avx512bf16-tile";
     case DecodeKernel::kAmxTile: return "amx-tile";
@@ -128,6 +133,9 @@ std::string_view decode_kernel_name(DecodeKernel kernel) {
 DecodeKernel decode_kernel(Isa isa, const AttentionShape& shape, DType kv_dtype, DType q_dtype) {
   if (isa == Isa::kAmx && amx_tile_takes(shape, kv_dtype, q_dtype)) {
     return DecodeKernel::kAmxTile;
+  }
+  if (isa == Isa::kAvx2 && avx2_tile_takes(shape)) {
+    return DecodeKernel::kAvx2Tile;
   }
   const bool has_bf16 = isa == Isa::kAvx512Bf16 || isa == Isa::kAmx;
   if (has_bf16 && avx512_bf16_tile_takes(shape, kv_dtype, q_dtype)) {

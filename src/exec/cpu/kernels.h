@@ -88,12 +88,13 @@ constexpr std::int32_t padded_group(std::int32_t group_size) { return (group_siz
 /// Which decode kernel runs a step.
 enum class DecodeKernel : std::uint8_t {
   kGeneral,         // decode_inl.h: any shape, any instruction set
-  kAvx512Tile,      // tile_avx512_inl.h
+  kAvx2Tile,        // tile_inl.h with the vectors of tile_avx2_inl.h
+  kAvx512Tile,      // tile_inl.h with those of tile_avx512_inl.h
   kAvx512Bf16Tile,  // the same with vdpbf16ps
   kAmxTile,         // the same with tdpbf16ps (tile_amx_inl.h)
 };
 
-/// "general", "avx512-tile", "avx512bf16-tile", "amx-tile".
+/// "general", "avx2-tile", "avx512-tile", "avx512bf16-tile", "amx-tile".
 std::string_view decode_kernel_name(DecodeKernel kernel);
 
 /// What ran, as the kernel itself says it: which one, and the instruction set that it was compiled for.

@@ -1,5 +1,5 @@
 // The tile kernel for AMX-BF16: bf16 keys and values are multiplied by tdpbf16ps. And whether it runs here.
-// Not here: the kernel (tile_avx512_inl.h, tile_amx_inl.h).
+// Not here: the kernel (tile_inl.h, tile_amx_inl.h).
 #include "exec/cpu/tile_kernels.h"
 
 #if defined(__x86_64__)
@@ -15,17 +15,19 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <numeric>
 #include <utility>
 
 #include "exec/cpu/tile_target.h"
 #include "persistentkv/shape.h"
 
 #define PKV_TILE_NAMESPACE tile_amx
+#define PKV_TILE_VECTORS "exec/cpu/tile_avx512_inl.h"
 #define PKV_TILE_BF16 0
 #define PKV_TILE_AMX 1
 #define PKV_TILE_BEGIN PKV_TILE_BEGIN_FOR("avx2,fma,f16c,bmi,bmi2,avx512f,avx512bw,avx512dq,avx512vl,amx-tile,amx-bf16")
 #define PKV_TILE_ATTR PKV_TILE_ATTR_FOR("avx2,fma,f16c,bmi,bmi2,avx512f,avx512bw,avx512dq,avx512vl,amx-tile,amx-bf16")
-#include "exec/cpu/tile_avx512_inl.h"
+#include "exec/cpu/tile_inl.h"
 
 namespace pkv {
 namespace {

@@ -1,7 +1,7 @@
 // QK and PV of the tile kernel by AMX: phases for TaskRun<Kind::kBF16Amx>.
-// Not here: how a task is walked, the softmax, what is prefetched (tile_avx512_inl.h, which includes this file).
+// Not here: how a task is walked, the softmax, what is prefetched (tile_inl.h, which includes this file).
 //
-// 1. Maths: as tile_avx512_inl.h. tdpbf16ps adds products of two bf16, exact in FP32, and takes subnormal bf16 for
+// 1. Maths: as tile_inl.h. tdpbf16ps adds products of two bf16, exact in FP32, and takes subnormal bf16 for
 //    zeros. A weight w in [0, 1] is two bf16, w = high + low, relative error under 2^-16: PV is done with both.
 // 2. Traffic: QK of 16 tokens is head_dim / 32 tdpbf16ps for up to 16 heads, PV of 16 tokens as many for 4 heads,
 //    twice that for 8, four times for 16; 16 cycles each on an Emerald Rapids core. head_dim 128: 8, 12 and 20
@@ -20,7 +20,7 @@
 // 5. Invariants: a block of 16 tokens that is not full, or does not lie at one stride, is copied first; rows past
 //    the end repeat the last token in QK and get logits of -inf, in V they are zeros.
 
-// No include guard: a part of tile_avx512_inl.h.
+// No include guard: a part of tile_inl.h.
 
 PKV_TILE_BEGIN
 namespace pkv {

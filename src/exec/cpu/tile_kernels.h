@@ -1,10 +1,14 @@
 // The decode kernels that are written for one instruction set, and which steps they take.
-// Not here: the kernels themselves (tile_avx512_inl.h), the kernel for everything (decode_inl.h).
+// Not here: the kernels themselves (tile_inl.h), the kernel for everything (decode_inl.h).
 #pragma once
 
 #include "exec/cpu/kernels.h"
 
 namespace pkv {
+
+/// AVX2, FMA and F16C in intrinsics: all types, head_dim a multiple of 16.
+bool avx2_tile_takes(const AttentionShape& shape);
+RanKernel avx2_tile_decode(const StepArgs& args, const Task& task, const Scratch& scratch, const Lookahead& lookahead);
 
 /// AVX-512 in intrinsics: all types, head_dim a multiple of 16.
 bool avx512_tile_takes(const AttentionShape& shape);

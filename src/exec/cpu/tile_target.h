@@ -1,4 +1,4 @@
-// What tile_avx512_inl.h needs of the compiler: code for an instruction set that the rest of the build does not use.
+// What tile_inl.h needs of the compiler: code for an instruction set that the rest of the build does not use.
 // Not here: the kernel.
 #pragma once
 

@@ -50,6 +50,10 @@ TEST(Isa, DecodeKernel_FollowsIsaShapeAndTypes) {
     return decode_kernel_name(decode_kernel(isa, shape, kv, q));
   };
 #if defined(__x86_64__)
+  for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+    EXPECT_EQ(kernel(Isa::kAvx2, fits, dtype, dtype), "avx2-tile");
+    EXPECT_EQ(kernel(Isa::kAvx2, odd, dtype, dtype), "general");
+  }
   EXPECT_EQ(kernel(Isa::kAvx512, fits, DType::kF16, DType::kF16), "avx512-tile");
   EXPECT_EQ(kernel(Isa::kAvx512, fits, DType::kBF16, DType::kBF16), "avx512-tile");
   EXPECT_EQ(kernel(Isa::kAvx512Bf16, fits, DType::kBF16, DType::kBF16), "avx512bf16-tile");
@@ -63,7 +67,6 @@ TEST(Isa, DecodeKernel_FollowsIsaShapeAndTypes) {
   EXPECT_EQ(kernel(Isa::kAmx, odd, DType::kBF16, DType::kBF16), "general");
 #endif
   EXPECT_EQ(kernel(Isa::kAvx512, odd, DType::kF16, DType::kF16), "general");
-  EXPECT_EQ(kernel(Isa::kAvx2, fits, DType::kF16, DType::kF16), "general");
   EXPECT_EQ(kernel(Isa::kPortable, fits, DType::kF16, DType::kF16), "general");
 }
 
@@ -80,20 +83,29 @@ RanKernel kernel_that_ran(Isa isa, DType dtype, std::int32_t head_dim) {
   return backend->ran_kernel().value_or(RanKernel{});
 }
 
+/// What runs fp16 where head_dim is a multiple of 16.
+RanKernel tile_kernel_of(Isa isa) {
+  switch (isa) {
+    case Isa::kPortable: return {DecodeKernel::kGeneral, isa};
+    case Isa::kAvx2: return {DecodeKernel::kAvx2Tile, isa};
+    case Isa::kAvx512:
+    case Isa::kAvx512Bf16:
+    case Isa::kAmx: return {DecodeKernel::kAvx512Tile, Isa::kAvx512};
+  }
+  return {};
+}
+
 TEST(Isa, Forced_ReallyRan) {
   for (const Isa isa : supported_isas()) {
     SCOPED_TRACE(isa_name(isa));
-    const bool has_tile = isa != Isa::kPortable && isa != Isa::kAvx2;
-    const RanKernel tile =
-        has_tile ? RanKernel{DecodeKernel::kAvx512Tile, Isa::kAvx512} : RanKernel{DecodeKernel::kGeneral, isa};
+    const RanKernel tile = tile_kernel_of(isa);
     EXPECT_EQ(kernel_that_ran(isa, DType::kF16, 64), tile);
     EXPECT_EQ(kernel_that_ran(isa, DType::kF32, 80), tile);
     EXPECT_EQ(kernel_that_ran(isa, DType::kBF16, 64), isa == Isa::kAmx ? (RanKernel{DecodeKernel::kAmxTile, Isa::kAmx})
                                                       : isa == Isa::kAvx512Bf16
                                                           ? (RanKernel{DecodeKernel::kAvx512Bf16Tile, Isa::kAvx512Bf16})
                                                           : tile);
-    EXPECT_EQ(kernel_that_ran(isa, DType::kF16, 72),
-              (RanKernel{DecodeKernel::kGeneral, has_tile ? Isa::kAvx512 : isa}));
+    EXPECT_EQ(kernel_that_ran(isa, DType::kF16, 72), (RanKernel{DecodeKernel::kGeneral, tile.isa}));
   }
 }
 
