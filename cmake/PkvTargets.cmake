@@ -84,7 +84,7 @@ function(pkv_test_in_parts name labels)
     math(EXPR index "${part} - 1")
     set(entry ${name}.part_${part}_of_${parts})
     string(APPEND entries "  add_test(${entry} \"$<TARGET_FILE:${name}>\")\n"
-      "  set_tests_properties(${entry} PROPERTIES LABELS \"${labels}\" TIMEOUT 600\n"
+      "  set_tests_properties(${entry} PROPERTIES LABELS \"${labels}\" TIMEOUT 1500\n"
       "    WORKING_DIRECTORY \"${CMAKE_CURRENT_BINARY_DIR}\"\n"
       "    ENVIRONMENT \"GTEST_TOTAL_SHARDS=${parts};GTEST_SHARD_INDEX=${index}\")\n")
   endforeach()

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include "cost/gpu_kernels.h"
 #include "exec/cuda/kernels.h"
 
 namespace pkv::cuda {
