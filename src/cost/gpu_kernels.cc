@@ -2,8 +2,9 @@
 // kernels started early: the random samples of bench/gpu with seeds 20260623 and 1 to 3, a grid of small steps of equal
 // rows, and the steps of ../shared/gpu (ten times the weight), each in equal chunks of 64 to 8192 tokens or uncut,
 // ragged ones in equal counts, too, and run by every kernel of its class (bench/gpu/sweep.py, fit_prices.py). On them
-// the cheapest by price is 1.9% slower than the fastest on average, most on steps of under 10 us; prices err by 4 to
-// 10% at the median of a class. Not here: the search (gpu_rule.cc).
+// the cheapest by price is 2.0% slower than the fastest on average, most on steps of under 10 us; prices err by 4 to
+// 10% at the median of a class. Groups above 8 were fitted to 211 steps of another H200 in place of the first, as their
+// narrow kernels came later. Not here: the search (gpu_rule.cc).
 #include "cost/gpu_kernels.h"
 
 #include <algorithm>
@@ -189,7 +190,9 @@ WidthPrice cheapest_width(const AttentionShape& shape, const GpuKernelClass& ker
     if (price.least_us() >= limit_us) {
       continue;
     }
-    last = last.has_value() ? last : last_of_mean(sizes);
+    if (!last) {
+      last = last_of_mean(sizes);
+    }
     price.read_us *= uneven_factor(kernels, width, sizes, machine, *last);
     const double total_us = price.least_us() < limit_us ? price.total_us() : limit_us;
     if (total_us < limit_us) {
