@@ -1096,61 +1096,55 @@ class TaskRun {
   [[nodiscard]] Places places_of(const Tile& /*tile*/) const { return {}; }
 #endif
 
-  /// Only the first block of a group brings bytes in; the others find them in the cache.
+  /// visit(heads, block, cursor) for the blocks of a group. Only the first brings bytes in; the others find them in the
+  /// cache.
+  template <typename Visit>
+  PKV_TILE_INLINE void visit_blocks(std::int32_t head, std::int64_t head_stride, PrefetchCursor& cursor,
+                                    Visit visit) const {
+    PrefetchCursor none(static_cast<const ReadSegment*>(nullptr), 0, idle());
+    for (std::int32_t in_group = 0; in_group < group_size_;) {
+      const std::int32_t heads = block_heads(group_size_ - in_group);
+      visit(heads, head_block(head, in_group, head_stride), in_group == 0 ? cursor : none);
+      in_group += heads;
+    }
+  }
+
   template <Rows kRows>
   PKV_TILE_INLINE void weigh_head(std::int32_t head, const Tile& tile, [[maybe_unused]] const Places& places,
                                   PrefetchCursor& cursor) const {
-    std::int32_t in_group = 0;
-    PrefetchCursor none(static_cast<const ReadSegment*>(nullptr), 0, idle());
-    for (std::int32_t left = group_size_; left > 0;) {
-      PrefetchCursor& blocks_cursor = in_group == 0 ? cursor : none;
-      const std::int32_t heads = block_heads(left);
-      const HeadBlock block = head_block(head, in_group, k_head_);
+    visit_blocks(head, k_head_, cursor, [&](std::int32_t heads, const HeadBlock& block, PrefetchCursor& own) {
+      switch (heads) {
 #if PKV_TILE_AMX
-      switch (heads) {
-        case 16: weigh_keys_by_tmm<16>(block, tile, places, scale_, blocks_cursor); break;
-        case 8: weigh_keys_by_tmm<8>(block, tile, places, scale_, blocks_cursor); break;
-        default: weigh_keys_by_tmm<4>(block, tile, places, scale_, blocks_cursor); break;
-      }
+        case 16: weigh_keys_by_tmm<16>(block, tile, places, scale_, own); break;
+        case 8: weigh_keys_by_tmm<8>(block, tile, places, scale_, own); break;
+        default: weigh_keys_by_tmm<4>(block, tile, places, scale_, own); break;
 #else
-      switch (heads) {
-        case 8: weigh_keys<kKind, 8, kRows>(block, tile, scale_, blocks_cursor); break;
-        case 4: weigh_keys<kKind, 4, kRows>(block, tile, scale_, blocks_cursor); break;
-        case 2: weigh_keys<kKind, 2, kRows>(block, tile, scale_, blocks_cursor); break;
-        default: weigh_keys<kKind, 1, kRows>(block, tile, scale_, blocks_cursor); break;
-      }
+        case 8: weigh_keys<kKind, 8, kRows>(block, tile, scale_, own); break;
+        case 4: weigh_keys<kKind, 4, kRows>(block, tile, scale_, own); break;
+        case 2: weigh_keys<kKind, 2, kRows>(block, tile, scale_, own); break;
+        default: weigh_keys<kKind, 1, kRows>(block, tile, scale_, own); break;
 #endif
-      in_group += heads;
-      left -= heads;
-    }
+      }
+    });
   }
 
   template <Rows kRows>
   PKV_TILE_INLINE void add_head(std::int32_t head, const Tile& tile, [[maybe_unused]] const Places& places,
                                 PrefetchCursor& cursor) const {
-    std::int32_t in_group = 0;
-    PrefetchCursor none(static_cast<const ReadSegment*>(nullptr), 0, idle());
-    for (std::int32_t left = group_size_; left > 0;) {
-      PrefetchCursor& blocks_cursor = in_group == 0 ? cursor : none;
-      const std::int32_t heads = block_heads(left);
-      const HeadBlock block = head_block(head, in_group, v_head_);
+    visit_blocks(head, v_head_, cursor, [&](std::int32_t heads, const HeadBlock& block, PrefetchCursor& own) {
+      switch (heads) {
 #if PKV_TILE_AMX
-      switch (heads) {
-        case 16: add_values_by_tmm<16>(block, tile, places, blocks_cursor); break;
-        case 8: add_values_by_tmm<8>(block, tile, places, blocks_cursor); break;
-        default: add_values_by_tmm<4>(block, tile, places, blocks_cursor); break;
-      }
+        case 16: add_values_by_tmm<16>(block, tile, places, own); break;
+        case 8: add_values_by_tmm<8>(block, tile, places, own); break;
+        default: add_values_by_tmm<4>(block, tile, places, own); break;
 #else
-      switch (heads) {
-        case 8: add_values<kKind, 8, kRows>(block, tile, blocks_cursor); break;
-        case 4: add_values<kKind, 4, kRows>(block, tile, blocks_cursor); break;
-        case 2: add_values<kKind, 2, kRows>(block, tile, blocks_cursor); break;
-        default: add_values<kKind, 1, kRows>(block, tile, blocks_cursor); break;
-      }
+        case 8: add_values<kKind, 8, kRows>(block, tile, own); break;
+        case 4: add_values<kKind, 4, kRows>(block, tile, own); break;
+        case 2: add_values<kKind, 2, kRows>(block, tile, own); break;
+        default: add_values<kKind, 1, kRows>(block, tile, own); break;
 #endif
-      in_group += heads;
-      left -= heads;
-    }
+      }
+    });
   }
 
   /// A group is divided into blocks of 8, then one each of 4, 2 and 1. By AMX, of 16, then one of 16, 8 or 4 that is
