@@ -60,7 +60,6 @@ namespace pkv {
 namespace {
 
 constexpr std::int64_t kScratchAlignment = 64;
-constexpr std::int64_t kLinePairBytesOfScratch = 128;
 
 /// Hands out aligned arrays one after the other; with no memory it only counts.
 class ScratchCarver {
@@ -80,10 +79,11 @@ class ScratchCarver {
 };
 
 Scratch carve(ScratchCarver& carver, const AttentionShape& shape, std::int64_t heads, std::int64_t splits) {
-  constexpr std::int64_t kSegmentLists = 4;
+  constexpr std::int64_t kPairLists = 4;
+  constexpr std::int64_t kRoundingPairs = 64;  // where what lies together is cut into pieces (PairList)
   const std::int64_t dims = padded_dim(shape.head_dim);
   const std::int64_t num_kv_heads = ceil_div<std::int64_t>(heads, shape.group_size());
-  const std::int64_t line_pairs = kTileTokens * ceil_div<std::int64_t>(shape.head_dim * 4, kLinePairBytesOfScratch);
+  const std::int64_t general_pairs = line_pairs(kTileTokens, 1, shape.head_dim * 4);
   if (shape.group_size() >= kAmxLeastGroup) {
     heads = num_kv_heads * padded_group(shape.group_size());
   }
@@ -94,11 +94,10 @@ Scratch carve(ScratchCarver& carver, const AttentionShape& shape, std::int64_t h
   scratch.m = carver.take<float>(heads * kMaxLanes);
   scratch.l = carver.take<float>(heads * kMaxLanes);
   scratch.factors = carver.take<float>(round_up<std::int64_t>(splits, kMaxLanes));
-  scratch.k_lines = carver.take<const std::byte*>(line_pairs);
-  scratch.v_lines = carver.take<const std::byte*>(line_pairs);
-  scratch.segments_per_list = kMostTileTokens * num_kv_heads;
-  scratch.segments = carver.take<ReadSegment>(kSegmentLists * scratch.segments_per_list);
-  scratch.line_pairs = carver.take<const std::byte*>(std::int64_t{4} * kMostListedPairs);
+  scratch.k_lines = carver.take<const std::byte*>(general_pairs);
+  scratch.v_lines = carver.take<const std::byte*>(general_pairs);
+  scratch.pairs_per_list = line_pairs(kMostTileTokens, num_kv_heads, shape.head_dim * 4) + kRoundingPairs;
+  scratch.line_pairs = carver.take<const std::byte*>(kPairLists * scratch.pairs_per_list);
   return scratch;
 }
 

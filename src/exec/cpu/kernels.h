@@ -21,8 +21,6 @@ inline constexpr std::int32_t kTileTokens = 32;
 inline constexpr std::int32_t kLargeTileTokens = 64;
 /// The most tokens of a tile: where a token has few bytes.
 inline constexpr std::int32_t kMostTileTokens = 128;
-/// The tile kernels list so many pairs of lines of K (or V) of a tile at most: 32 KiB of addresses for two tiles.
-inline constexpr std::int32_t kMostListedPairs = 1024;
 /// Lanes of the widest vector: every row of scratch is padded to a multiple of it.
 inline constexpr std::int32_t kMaxLanes = 16;
 
@@ -42,12 +40,6 @@ struct StepArgs {
                      const float* acc) = nullptr;
 };
 
-/// Bytes that lie together and are read one after the other.
-struct ReadSegment {
-  const std::byte* begin;
-  std::int64_t bytes;
-};
-
 /// Asks, at most once a task, what its worker does next, so that the kernel can prefetch it; null: nothing, or
 /// nobody knows.
 struct Lookahead {
@@ -65,9 +57,8 @@ struct Scratch {
   float* factors = nullptr;                // [max_splits]
   const std::byte** k_lines = nullptr;     // [tile_line_pairs]: line pairs of the next tile's K
   const std::byte** v_lines = nullptr;     // [tile_line_pairs]
-  ReadSegment* segments = nullptr;         // [4][segments_per_list]: K and V of a tile and of the next
-  std::int64_t segments_per_list = 0;      // rows of a tile
-  const std::byte** line_pairs = nullptr;  // [4][kMostListedPairs]: the same where little lies together
+  const std::byte** line_pairs = nullptr;  // [4][pairs_per_list]: of K and V of a tile and of the next
+  std::int64_t pairs_per_list = 0;
 
   /// heads: query heads of a task; splits: of a merge range.
   static Scratch make(std::byte* memory, const AttentionShape& shape, std::int32_t heads, std::int32_t splits);

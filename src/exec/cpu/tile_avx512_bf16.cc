@@ -9,10 +9,12 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <numeric>
 #include <utility>
 
+#include "base/math.h"
 #include "exec/cpu/tile_target.h"
 #include "persistentkv/shape.h"
 

@@ -21,12 +21,12 @@
 //    where a token has few bytes (tile_tokens). HND: K of all heads, then V of all heads, as they lie in memory;
 //    NHD: K and V head by head, and there every token's row has its own load instructions, which then step through
 //    memory by one head.
-//    Prefetches go into L2, in pairs of lines, evenly between the FMAs, linearly over the pages: while K is
-//    worked on HND asks for V of the same tile, while V is, for the next tile's K; NHD asks for the next tile.
-//    After the last tile comes the first one of the worker's next task. A second request goes to the same rows
-//    of the next head. One line of the pages of the tile after the next loads their translation. Where less than
-//    4 KiB lies together, prefetches follow a list of pairs of lines: taking them segment by segment would make
-//    bursts of them.
+//    Prefetches go into L2, in pairs of lines, evenly between the FMAs: while K is worked on HND asks for V of the
+//    same tile, while V is, for the next tile's K; NHD asks for the next tile. They follow a list of a tile's pairs,
+//    eight pieces of it side by side (PairList): in the order of memory they keep an Intel core from overlapping
+//    them with its arithmetic (decision 0006). After the last tile comes the first one of the worker's next task. A
+//    second request goes to the same rows of the next head. One line of the pages of the tile after the next loads
+//    their translation.
 // 6. Invariants: only tokens of the task are loaded. A tile that is not full repeats its last token's row in
 //    QK, gives the repeats the logit -inf, and leaves them out of PV: 0 * NaN must not come in. The block
 //    table is read up to the task's last page. No result depends on which worker runs the task.
@@ -55,6 +55,8 @@ template <Kind kKind>
 inline constexpr int kBytes = kKind == Kind::kF32 ? 4 : 2;
 inline constexpr int kLine = 64;
 inline constexpr int kPairBytes = 2 * kLine;
+/// Pieces of memory that are asked for side by side.
+inline constexpr int kStreams = 8;
 inline constexpr float kLog2E = 1.44269504F;
 inline constexpr float kLn2 = 0.693147181F;
 inline constexpr float kMinusInf = -std::numeric_limits<float>::infinity();
@@ -138,92 +140,37 @@ PKV_TILE_INLINE void prefetch_lines(const std::byte* from) {
   }
 }
 
-/// Bytes to prefetch: together at `at`, or, where `pairs` is not null, pair of lines by pair of lines.
+/// Pairs of lines to prefetch; none where `pairs` is null.
 struct Ahead {
-  const std::byte* at;
   const std::byte* const* pairs;
 
   /// Asks for the pairs of lines [begin, end), which the caller's loops fix.
   PKV_TILE_INLINE void prefetch(int begin, int end) const {
-    if (begin == end) {
+    if (begin == end || pairs == nullptr) {
       return;
     }
-    if (__builtin_expect(pairs != nullptr, 0)) {
 #pragma GCC unroll 16
-      for (int i = begin; i < end; ++i) {
-        prefetch_lines<2>(pairs[i]);
-      }
-    } else {
-#pragma GCC unroll 16
-      for (int i = begin; i < end; ++i) {
-        prefetch_lines<2>(at + i * kPairBytes);
-      }
+    for (int i = begin; i < end; ++i) {
+      prefetch_lines<2>(pairs[i]);
     }
   }
-  PKV_TILE_INLINE void advance(int num_pairs) {
-    at += num_pairs * kPairBytes;
-    pairs = pairs == nullptr ? nullptr : pairs + num_pairs;
-  }
+  PKV_TILE_INLINE void advance(int num_pairs) { pairs = pairs == nullptr ? nullptr : pairs + num_pairs; }
 };
 
-/// Hands out the bytes to prefetch, segment by segment or from a list of pairs of lines.
+/// Hands out a list of pairs of lines, which holds as many as will be taken; null: there is nothing to ask for.
 class PrefetchCursor {
  public:
-  /// idle: what to ask for when nothing is left; anything that is in the cache.
-  PrefetchCursor(const ReadSegment* segments, std::int32_t count, const std::byte* idle)
-      : segment_(segments), last_(segments + count), next_(idle), end_(idle), idle_(idle) {}
-  /// pairs: as many as will be taken.
-  PrefetchCursor(const std::byte* const* pairs, const std::byte* idle)
-      : PrefetchCursor(static_cast<const ReadSegment*>(nullptr), 0, idle) {
-    pairs_ = pairs;
-  }
+  explicit PrefetchCursor(const std::byte* const* pairs) : ahead_{pairs} {}
 
-  /// Where the next `bytes` bytes lie.
+  /// What the next `bytes` bytes of arithmetic hide.
   PKV_TILE_INLINE Ahead take(std::int64_t bytes) {
-    if (__builtin_expect(pairs_ != nullptr, 0)) {
-      const std::byte* const* pairs = pairs_;
-      pairs_ += (bytes + kPairBytes - 1) / kPairBytes;
-      return {idle_, pairs};
-    }
-    const std::byte* from = next_;
-    next_ += bytes;
-    return {__builtin_expect(next_ <= end_, 1) ? from : refill(bytes), nullptr};
+    const Ahead taken = ahead_;
+    ahead_.advance(static_cast<int>((bytes + kPairBytes - 1) / kPairBytes));
+    return taken;
   }
 
  private:
-  __attribute__((noinline)) const std::byte* refill(std::int64_t bytes) {
-    // What was left of the segment is too little: it comes first, then as much of the next ones as is asked for.
-    const std::byte* from = next_ - bytes;
-    std::int64_t wanted = bytes - (end_ - from);
-    burst(from, end_);
-    while (segment_ != last_) {
-      const ReadSegment segment = *segment_++;
-      if (segment.bytes >= bytes) {
-        end_ = segment.begin + segment.bytes;
-        next_ = segment.begin + bytes;
-        return segment.begin;
-      }
-      burst(segment.begin, segment.begin + segment.bytes);
-      wanted -= segment.bytes;
-      if (wanted <= 0) {
-        break;
-      }
-    }
-    next_ = end_ = idle_;
-    return idle_;
-  }
-  static void burst(const std::byte* from, const std::byte* end) {
-    for (; from < end; from += kLine) {
-      __builtin_prefetch(from, 0, 2);
-    }
-  }
-
-  const std::byte* const* pairs_ = nullptr;
-  const ReadSegment* segment_;
-  const ReadSegment* last_;
-  const std::byte* next_;
-  const std::byte* end_;
-  const std::byte* idle_;
+  Ahead ahead_;
 };
 
 /// The rows of a tile's tokens, of the task's first KV head. Rows past num_tokens repeat the last one.
@@ -231,17 +178,9 @@ struct Tile {
   const std::byte* k[kMostTileTokens];
   const std::byte* v[kMostTileTokens];
   std::int32_t num_tokens = 0;
-  /// The same bytes of all KV heads of the task, in the order of memory: as segments, or, where those are short,
-  /// pair of lines by pair of lines.
-  ReadSegment* k_segments = nullptr;
-  ReadSegment* v_segments = nullptr;
+  /// The lines of all KV heads of the task, pair by pair, in the order in which they are asked for.
   const std::byte** k_pairs = nullptr;
   const std::byte** v_pairs = nullptr;
-  std::int32_t num_k_segments = 0;
-  std::int32_t num_v_segments = 0;
-  /// Pairs of lines listed of K, as many of V, padded to a whole tile, and of how many KV heads; 0: none.
-  std::int32_t num_pairs = 0;
-  std::int32_t listed_heads = 0;
 };
 
 /// Scratch of one head block, and where its KV head lies.
@@ -755,6 +694,98 @@ inline std::int32_t tile_tokens(const KvLayout& layout, std::int64_t token_bytes
   return large ? kLargeTileTokens : least;
 }
 
+/// Bytes that lie together, `count` times a stride apart, all that `outer_count` times.
+struct Run {
+  const std::byte* begin;
+  std::int64_t bytes;
+  std::int32_t count = 1;
+  std::int32_t outer_count = 1;
+  std::int64_t stride = 0;
+  std::int64_t outer_stride = 0;
+
+  /// what(from): each of them.
+  template <typename What>
+  PKV_TILE_INLINE void for_each(const What& what) const {
+    for (std::int32_t i = 0; i < outer_count; ++i) {
+      const std::byte* from = begin + i * outer_stride;
+      for (std::int32_t j = 0; j < count; ++j, from += stride) {
+        what(from);
+      }
+    }
+  }
+};
+
+/// Lists the lines of a tile in the order in which they are asked for. What lies together is cut into pieces, and
+/// kStreams of them are gone through side by side, a pair of lines of each in turn.
+class PairList {
+ public:
+  /// tile_bytes: of a whole tile, which is cut into kStreams pieces at least.
+  PairList(const std::byte** pairs, std::int64_t tile_bytes)
+      : begin_(pairs), next_(pairs), most_bytes_(std::max<std::int64_t>(tile_bytes / kStreams, kPairBytes)) {}
+
+  PKV_TILE_INLINE void append(const Run& run) {
+    run.for_each([&](const std::byte* from) PKV_TILE_ATTR {
+      if (run.bytes <= most_bytes_) {
+        add_piece(from, run.bytes);
+      } else {
+        const std::int64_t parts = ceil_div(run.bytes, most_bytes_);
+        const std::int64_t part_bytes = round_up<std::int64_t>(ceil_div(run.bytes, parts), kPairBytes);
+        for (std::int64_t at = 0; at < run.bytes; at += part_bytes) {
+          add_piece(from + at, part_bytes);
+        }
+      }
+    });
+  }
+  /// Pieces of `bytes` bytes.
+  PKV_TILE_INLINE void append(const std::byte* const* pieces, std::int32_t count, std::int64_t bytes) {
+    std::int32_t i = 0;
+    for (; i + kStreams <= count; i += kStreams) {
+      Addresses at;
+      std::memcpy(&at, pieces + i, sizeof(at));
+      for (std::int64_t left = bytes; left > 0; left -= kPairBytes, at += kPairBytes) {
+        std::memcpy(next_, &at, sizeof(at));
+        next_ += kStreams;
+      }
+    }
+    for (std::int64_t at = 0; at < bytes && i < count; at += kPairBytes) {
+      for (std::int32_t j = i; j < count; ++j) {
+        *next_++ = pieces[j] + at;
+      }
+    }
+  }
+  /// Ends the list; if it is shorter than `least`, its first pair fills it up.
+  void finish(std::int64_t least) {
+    flush();
+    for (const std::byte** const end = begin_ + least; next_ < end; ++next_) {
+      *next_ = *begin_;
+    }
+  }
+
+ private:
+  static constexpr std::int32_t kMostPieces = 64;
+  using Addresses __attribute__((vector_size(8 * kStreams))) = std::uintptr_t;
+
+  /// Pieces of one size are listed together.
+  PKV_TILE_INLINE void add_piece(const std::byte* from, std::int64_t bytes) {
+    if (__builtin_expect(num_pieces_ == kMostPieces || bytes != piece_bytes_, 0)) {
+      flush();
+    }
+    piece_bytes_ = bytes;
+    pieces_[num_pieces_++] = from;
+  }
+  __attribute__((noinline)) void flush() {
+    append(pieces_, num_pieces_, piece_bytes_);
+    num_pieces_ = 0;
+  }
+
+  const std::byte** begin_;
+  const std::byte** next_;
+  const std::int64_t most_bytes_;
+  std::int64_t piece_bytes_ = 0;
+  std::int32_t num_pieces_ = 0;
+  const std::byte* pieces_[kMostPieces];
+};
+
 /// Finds the tiles of one task and lists their bytes.
 class TileFinder {
  public:
@@ -766,43 +797,42 @@ class TileFinder {
         row_bytes_(args.shape.head_dim * element_bytes),
         tile_tokens_(tile_tokens(args.kv.layout, num_heads_ * row_bytes_, least_tokens)),
         k_(strides(args.kv.k, args.kv.layout.k_strides, task.kv_head_begin, element_bytes)),
-        v_(strides(args.kv.v, args.kv.layout.v_strides, task.kv_head_begin, element_bytes)),
-        lists_lines_(lists_lines()) {}
+        v_(strides(args.kv.v, args.kv.layout.v_strides, task.kv_head_begin, element_bytes)) {}
 
   /// The tile that begins at `begin`: up to the next multiple of the tile's length, so that tiles stay aligned with
   /// pages whatever the window; no tokens at the task's end.
-  void locate(std::int32_t begin, Tile& tile) const {
+  void locate(std::int32_t begin, Tile& tile, std::int64_t least_pairs) const {
     const std::int64_t aligned_end = std::int64_t{begin} - begin % tile_tokens_ + tile_tokens_;
     tile.num_tokens = static_cast<std::int32_t>(std::min<std::int64_t>(aligned_end, token_end_) - begin);
-    tile.num_k_segments = 0;
-    tile.num_v_segments = 0;
-    tile.num_pairs = 0;
-    tile.listed_heads = 0;
     if (tile.num_tokens <= 0) {
       tile.num_tokens = 0;
       return;
     }
-    if (lists_lines_ && page_size_ == 1) {
-      locate_single_slots(begin, tile);
-    } else if (lists_lines_) {
-      const std::byte** k_end = tile.k_pairs;
-      const std::byte** v_end = tile.v_pairs;
-      find_rows(begin, tile, [&](const Run& k, const Run& v) {
-        k_end = list_lines(k, k_end);
-        v_end = list_lines(v, v_end);
-      });
-      pad_lines(tile, k_end, v_end);
+    const std::int64_t tile_bytes = tile_tokens_ * num_heads_ * row_bytes_;
+    PairList k_list(tile.k_pairs, tile_bytes);
+    PairList v_list(tile.v_pairs, tile_bytes);
+    if (page_size_ == 1) {
+      find_single_slots(begin, tile);
     } else {
       find_rows(begin, tile, [&](const Run& k, const Run& v) {
-        tile.num_k_segments = append(k, tile.k_segments, tile.num_k_segments);
-        tile.num_v_segments = append(v, tile.v_segments, tile.num_v_segments);
+        k_list.append(k);
+        v_list.append(v);
       });
     }
     for (std::int32_t t = tile.num_tokens; t < tile_tokens_; ++t) {
       tile.k[t] = tile.k[tile.num_tokens - 1];
       tile.v[t] = tile.v[tile.num_tokens - 1];
     }
+    if (page_size_ == 1) {  // here a row is where its token's bytes begin
+      list_single_slots(tile.k, tile.num_tokens, run_of(k_, k_.base, 1), k_list);
+      list_single_slots(tile.v, tile.num_tokens, run_of(v_, v_.base, 1), v_list);
+    }
+    k_list.finish(least_pairs);
+    v_list.finish(least_pairs);
   }
+
+  /// Pairs of lines of a whole tile, at most.
+  [[nodiscard]] std::int64_t most_pairs() const { return line_pairs(tile_tokens_, num_heads_, row_bytes_); }
 
   /// Asks for one line of the pages of the tile at `begin`, so that their translations are loaded in time.
   void touch(std::int64_t begin) const {
@@ -817,43 +847,12 @@ class TileFinder {
   }
 
  private:
-  /// Where less than this lies together, the lines of a tile are listed.
-  static constexpr std::int64_t kShortRunBytes = 4096;
-
-  [[nodiscard]] bool lists_lines() const {
-    const Run k = run_of(k_, k_.base, page_size_);
-    const Run v = run_of(v_, v_.base, page_size_);
-    return std::min(k.bytes, v.bytes) < kShortRunBytes &&
-           line_pairs(tile_tokens_, num_heads_, row_bytes_) <= kMostListedPairs;
-  }
-
   static Strides strides(const void* base, const PageStrides& elements, std::int64_t head, std::int64_t bytes) {
     return {.base = static_cast<const std::byte*>(base) + head * elements.kv_head * bytes,
             .page = elements.page * bytes,
             .slot = elements.slot * bytes,
             .head = elements.kv_head * bytes};
   }
-
-  /// Bytes that lie together, `count` times a stride apart, all that `outer_count` times.
-  struct Run {
-    const std::byte* begin;
-    std::int64_t bytes;
-    std::int32_t count = 1;
-    std::int32_t outer_count = 1;
-    std::int64_t stride = 0;
-    std::int64_t outer_stride = 0;
-
-    /// what(from): each of them.
-    template <typename What>
-    PKV_TILE_INLINE void for_each(const What& what) const {
-      for (std::int32_t i = 0; i < outer_count; ++i) {
-        const std::byte* from = begin + i * outer_stride;
-        for (std::int32_t j = 0; j < count; ++j, from += stride) {
-          what(from);
-        }
-      }
-    }
-  };
 
   /// `count` slots of all heads from `from` on.
   PKV_TILE_INLINE Run run_of(const Strides& strides, const std::byte* from, std::int32_t count) const {
@@ -899,65 +898,22 @@ class TileFinder {
 
   /// Pages of one token: no slots to step through. Written for speed, as a page is only a token's bytes: of one
   /// head of 256 bytes the general way takes as long as QK and PV.
-  void locate_single_slots(std::int32_t begin, Tile& tile) const {
-    const Run k_run = run_of(k_, k_.base, 1);
-    const Run v_run = run_of(v_, v_.base, 1);
+  void find_single_slots(std::int32_t begin, Tile& tile) const {
     const std::int32_t* pages = pages_ + begin;
     for (std::int32_t t = 0; t < tile.num_tokens; ++t) {
       tile.k[t] = k_.base + pages[t] * k_.page;
       tile.v[t] = v_.base + pages[t] * v_.page;
     }
-    pad_lines(tile, list_rows(tile.k, tile.num_tokens, k_run, tile.k_pairs),
-              list_rows(tile.v, tile.num_tokens, v_run, tile.v_pairs));
   }
-
-  /// The lines of runs that begin at `rows`; returns the end of the list.
-  PKV_TILE_INLINE static const std::byte** list_rows(const std::byte* const* rows, std::int32_t count, Run run,
-                                                     const std::byte** pairs) {
-    if (run.count == 1 && run.bytes == 2 * kPairBytes) {
-      for (std::int32_t t = 0; t < count; ++t) {
-        pairs[2 * t] = rows[t];
-        pairs[2 * t + 1] = rows[t] + kPairBytes;
-      }
-      return pairs + std::ptrdiff_t{2} * count;
+  static void list_single_slots(const std::byte* const* rows, std::int32_t count, Run run, PairList& list) {
+    if (run.count == 1 && run.outer_count == 1) {
+      list.append(rows, count, run.bytes);
+      return;
     }
     for (std::int32_t t = 0; t < count; ++t) {
       run.begin = rows[t];
-      pairs = list_lines(run, pairs);
+      list.append(run);
     }
-    return pairs;
-  }
-
-  /// Returns the number of segments.
-  static std::int32_t append(const Run& run, ReadSegment* segments, std::int32_t num_segments) {
-    run.for_each([&](const std::byte* from) {
-      if (num_segments > 0 && segments[num_segments - 1].begin + segments[num_segments - 1].bytes == from) {
-        segments[num_segments - 1].bytes += run.bytes;
-      } else {
-        segments[num_segments++] = {from, run.bytes};
-      }
-    });
-    return num_segments;
-  }
-
-  /// Returns the end of the list.
-  PKV_TILE_INLINE static const std::byte** list_lines(const Run& run, const std::byte** pairs) {
-    run.for_each([&](const std::byte* from) PKV_TILE_ATTR {
-      for (std::int64_t at = 0; at < run.bytes; at += kPairBytes) {
-        *pairs++ = from + at;
-      }
-    });
-    return pairs;
-  }
-
-  /// What is left of the lists asks for a line that is in the cache.
-  void pad_lines(Tile& tile, const std::byte** k_end, const std::byte** v_end) const {
-    const std::int64_t num_pairs = line_pairs(tile_tokens_, num_heads_, row_bytes_);
-    const auto* idle = reinterpret_cast<const std::byte*>(tile.k_pairs);
-    std::fill(k_end, std::max(k_end, tile.k_pairs + num_pairs), idle);
-    std::fill(v_end, std::max(v_end, tile.v_pairs + num_pairs), idle);
-    tile.num_pairs = static_cast<std::int32_t>(num_pairs);
-    tile.listed_heads = num_heads_;
   }
 
   const std::int32_t* pages_;
@@ -967,7 +923,6 @@ class TileFinder {
   std::int64_t row_bytes_;
   std::int32_t tile_tokens_;
   Strides k_, v_;
-  bool lists_lines_;
 };
 
 /// Walks one task. A class, so that the phases share what a task fixes.
@@ -994,20 +949,19 @@ class TaskRun {
 #endif
     Tile tiles[2];
     for (int i = 0; i < 2; ++i) {
-      tiles[i].k_segments = scratch_.segments + (2 * i) * scratch_.segments_per_list;
-      tiles[i].v_segments = scratch_.segments + (2 * i + 1) * scratch_.segments_per_list;
-      tiles[i].k_pairs = scratch_.line_pairs + (2 * i) * kMostListedPairs;
-      tiles[i].v_pairs = scratch_.line_pairs + (2 * i + 1) * kMostListedPairs;
+      tiles[i].k_pairs = scratch_.line_pairs + (2 * i) * scratch_.pairs_per_list;
+      tiles[i].v_pairs = scratch_.line_pairs + (2 * i + 1) * scratch_.pairs_per_list;
     }
     Tile* tile = &tiles[0];
     Tile* next = &tiles[1];
+    const std::int64_t most_pairs = finder_.most_pairs();
     std::int32_t begin = task_.token_begin;
-    finder_.locate(begin, *tile);
+    finder_.locate(begin, *tile, most_pairs);
     prefetch_first(*tile);
     start();
     while (tile->num_tokens > 0) {
       begin += tile->num_tokens;
-      finder_.locate(begin, *next);
+      finder_.locate(begin, *next, most_pairs);
       if (next->num_tokens > 0) {
         finder_.touch(std::int64_t{begin} + next->num_tokens);
         walk(*tile, *next);
@@ -1033,38 +987,20 @@ class TaskRun {
   }
 
   /// The first K of a task, unless the worker's last task asked for it already; then this costs little.
-  static void prefetch_first(const Tile& tile) {
+  void prefetch_first(const Tile& tile) const {
     constexpr std::int64_t kFirstBytes = 16384;
-    std::int64_t left = kFirstBytes;
-    for (std::int64_t i = 0; i < std::min<std::int64_t>(tile.num_pairs, kFirstBytes / kPairBytes); ++i) {
+    const std::int64_t num_pairs = std::min(finder_.most_pairs(), kFirstBytes / kPairBytes);
+    for (std::int64_t i = 0; i < num_pairs; ++i) {
       prefetch_lines<2>(tile.k_pairs[i]);
     }
-    for (std::int32_t i = 0; i < tile.num_k_segments && left > 0; ++i) {
-      const ReadSegment& segment = tile.k_segments[i];
-      for (std::int64_t at = 0; at < segment.bytes && left > 0; at += kLine, left -= kLine) {
-        __builtin_prefetch(segment.begin + at, 0, 2);
-      }
-    }
   }
-
-  /// The next task's tile may have fewer heads: then its lists are too short.
-  [[nodiscard]] PrefetchCursor k_cursor(const Tile& tile) const {
-    return tile.listed_heads == num_kv_heads_ ? PrefetchCursor(tile.k_pairs, idle())
-                                              : PrefetchCursor(tile.k_segments, tile.num_k_segments, idle());
-  }
-  [[nodiscard]] PrefetchCursor v_cursor(const Tile& tile) const {
-    return tile.listed_heads == num_kv_heads_ ? PrefetchCursor(tile.v_pairs, idle())
-                                              : PrefetchCursor(tile.v_segments, tile.num_v_segments, idle());
-  }
-  /// A line that is in the cache.
-  [[nodiscard]] const std::byte* idle() const { return reinterpret_cast<const std::byte*>(scratch_.acc); }
 
   /// One tile; `next` is what is read after it.
   void walk(const Tile& tile, const Tile& next) const {
     const Places places = places_of(tile);
-    PrefetchCursor next_k = k_cursor(next);
+    PrefetchCursor next_k(next.num_tokens > 0 ? next.k_pairs : nullptr);
     if (reads_by_page(args_.kv.layout)) {
-      PrefetchCursor this_v = v_cursor(tile);
+      PrefetchCursor this_v(tile.v_pairs);
       for (std::int32_t head = 0; head < num_kv_heads_; ++head) {
         weigh_head<Rows::kRolled>(head, tile, places, this_v);
       }
@@ -1072,7 +1008,7 @@ class TaskRun {
         add_head<Rows::kRolled>(head, tile, places, next_k);
       }
     } else {
-      PrefetchCursor next_v = v_cursor(next);
+      PrefetchCursor next_v(next.num_tokens > 0 ? next.v_pairs : nullptr);
       for (std::int32_t head = 0; head < num_kv_heads_; ++head) {
         weigh_head<Rows::kUnrolled>(head, tile, places, next_k);
         add_head<Rows::kUnrolled>(head, tile, places, next_v);
@@ -1101,7 +1037,7 @@ class TaskRun {
   template <typename Visit>
   PKV_TILE_INLINE void visit_blocks(std::int32_t head, std::int64_t head_stride, PrefetchCursor& cursor,
                                     Visit visit) const {
-    PrefetchCursor none(static_cast<const ReadSegment*>(nullptr), 0, idle());
+    PrefetchCursor none(nullptr);
     for (std::int32_t in_group = 0; in_group < group_size_;) {
       const std::int32_t heads = block_heads(group_size_ - in_group);
       visit(heads, head_block(head, in_group, head_stride), in_group == 0 ? cursor : none);
@@ -1174,7 +1110,8 @@ class TaskRun {
   void locate_next_task(const Lookahead& lookahead, Tile& next) const {
     const Task* task = lookahead.next(lookahead.context);
     if (task != nullptr && task->kv_head_end - task->kv_head_begin <= num_kv_heads_) {
-      TileFinder(args_, *task, kElementBytes, least_tokens(args_.kv.layout)).locate(task->token_begin, next);
+      TileFinder(args_, *task, kElementBytes, least_tokens(args_.kv.layout))
+          .locate(task->token_begin, next, finder_.most_pairs());
     }
   }
 
