@@ -738,20 +738,26 @@ class PairList {
   }
   /// Pieces of `bytes` bytes.
   PKV_TILE_INLINE void append(const std::byte* const* pieces, std::int32_t count, std::int64_t bytes) {
+    const std::byte** to = next_;
     std::int32_t i = 0;
     for (; i + kStreams <= count; i += kStreams) {
-      Addresses at;
-      std::memcpy(&at, pieces + i, sizeof(at));
-      for (std::int64_t left = bytes; left > 0; left -= kPairBytes, at += kPairBytes) {
-        std::memcpy(next_, &at, sizeof(at));
-        next_ += kStreams;
+      Addresses at[kStreams / kAddresses];
+      std::memcpy(at, pieces + i, sizeof(at));
+      for (std::int64_t left = bytes; left > 0; left -= kPairBytes) {
+#pragma GCC unroll 2
+        for (Addresses& some : at) {
+          std::memcpy(to, &some, sizeof(some));
+          to += kAddresses;
+          some += kPairBytes;
+        }
       }
     }
     for (std::int64_t at = 0; at < bytes && i < count; at += kPairBytes) {
       for (std::int32_t j = i; j < count; ++j) {
-        *next_++ = pieces[j] + at;
+        *to++ = pieces[j] + at;
       }
     }
+    next_ = to;
   }
   /// Ends the list; if it is shorter than `least`, its first pair fills it up.
   void finish(std::int64_t least) {
@@ -763,7 +769,8 @@ class PairList {
 
  private:
   static constexpr std::int32_t kMostPieces = 64;
-  using Addresses __attribute__((vector_size(8 * kStreams))) = std::uintptr_t;
+  static constexpr int kAddresses = kVectorLanes / 2;  // a vector
+  using Addresses __attribute__((vector_size(8 * kAddresses))) = std::uintptr_t;
 
   /// Pieces of one size are listed together.
   PKV_TILE_INLINE void add_piece(const std::byte* from, std::int64_t bytes) {
