@@ -991,7 +991,7 @@ class TaskRun {
  private:
   static constexpr std::int64_t kElementBytes = kBytes<kKind>;
   static constexpr bool kByAmx = kKind == Kind::kBF16Amx;
-  static constexpr bool kPads = kVectorLanes == 16 && (kKind == Kind::kF16 || kKind == Kind::kBF16);
+  static constexpr bool kPads = kVectorLanes == 16 && kKind != Kind::kBF16Dot;
 
   /// By AMX, four blocks of 16 tokens share a load of queries, and acc is loaded and stored once for all of them; not
   /// where blocks have to be copied (pages of one token: .47 of the probe with 32, .38 with 64).
