@@ -162,15 +162,28 @@ class PrefetchCursor {
  public:
   explicit PrefetchCursor(const std::byte* const* pairs) : ahead_{pairs} {}
 
+  /// The same place, for one of `count` walks over the same bytes, each of which asks for its share: those that it
+  /// takes after `turn` others, and then every count-th.
+  [[nodiscard]] PKV_TILE_INLINE PrefetchCursor in_turns(std::int32_t count, std::int32_t turn) const {
+    PrefetchCursor cursor = *this;
+    cursor.count_ = count;
+    cursor.others_ = turn;
+    return cursor;
+  }
+
   /// What the next `bytes` bytes of arithmetic hide.
   PKV_TILE_INLINE Ahead take(std::int64_t bytes) {
-    const Ahead taken = ahead_;
+    const bool is_mine = others_ == 0;
+    others_ = (is_mine ? count_ : others_) - 1;
+    const Ahead taken = {is_mine ? ahead_.pairs : nullptr};
     ahead_.advance(static_cast<int>((bytes + kPairBytes - 1) / kPairBytes));
     return taken;
   }
 
  private:
   Ahead ahead_;
+  std::int32_t count_ = 1;
+  std::int32_t others_ = 0;
 };
 
 /// The rows of a tile's tokens, of the task's first KV head. Rows past num_tokens repeat the last one.
@@ -949,6 +962,7 @@ class TaskRun {
         finder_(args, task, kElementBytes, least_tokens(args.kv.layout)),
         group_size_(args.shape.group_size()),
         group_rows_(rows_of_group(group_size_)),
+        num_sharing_(blocks_that_share(group_size_)),
         row_floats_(padded_dim(args.shape.head_dim)),
         num_kv_heads_(task.kv_head_end - task.kv_head_begin),
         num_pairs_(args.shape.head_dim / 32),
@@ -1047,15 +1061,23 @@ class TaskRun {
   [[nodiscard]] Places places_of(const Tile& /*tile*/) const { return {}; }
 #endif
 
-  /// visit(heads, block, cursor) for the blocks of a group. Only the first brings bytes in; the others find them in the
-  /// cache.
+  /// visit(heads, block, cursor) for the blocks of a group. Blocks that are alike share what they ask for ahead; else
+  /// the first asks for all of it.
   template <typename Visit>
   PKV_TILE_INLINE void visit_blocks(std::int32_t head, std::int64_t head_stride, PrefetchCursor& cursor,
                                     Visit visit) const {
-    PrefetchCursor none(nullptr);
-    for (std::int32_t in_group = 0; in_group < group_size_;) {
+    const PrefetchCursor begin = cursor;
+    for (std::int32_t in_group = 0, turn = 0; in_group < group_size_; ++turn) {
       const std::int32_t heads = block_heads(group_size_ - in_group);
-      visit(heads, head_block(head, in_group, head_stride), in_group == 0 ? cursor : none);
+      const HeadBlock block = head_block(head, in_group, head_stride);
+      if (turn < num_sharing_) {
+        PrefetchCursor own = begin.in_turns(num_sharing_, turn);
+        visit(heads, block, own);
+        cursor = own.in_turns(1, 0);
+      } else {
+        PrefetchCursor none(nullptr);
+        visit(heads, block, none);
+      }
       in_group += heads;
     }
   }
@@ -1122,6 +1144,18 @@ class TaskRun {
     return rows;
   }
 
+  /// Blocks that share what a group asks for ahead: all, where all are alike, or the first alone.
+  static std::int32_t blocks_that_share(std::int32_t group_size) {
+    std::int32_t blocks = 0;
+    for (std::int32_t heads = 0; heads < group_size; heads += block_heads(group_size - heads)) {
+      if (block_heads(group_size - heads) != block_heads(group_size)) {
+        return 1;
+      }
+      ++blocks;
+    }
+    return blocks;
+  }
+
   [[nodiscard]] PKV_TILE_INLINE HeadBlock head_block(std::int32_t head, std::int32_t in_group,
                                                      std::int64_t head_stride) const {
     const std::int64_t local = std::int64_t{head} * group_rows_ + in_group;
@@ -1131,7 +1165,7 @@ class TaskRun {
             .m = scratch_.m + local * kMaxLanes,
             .l = scratch_.l + local * kMaxLanes,
             .head_offset = head * head_stride,
-            .next_offset = head + 1 < num_kv_heads_ ? head_stride : 0,
+            .next_offset = in_group == 0 && head + 1 < num_kv_heads_ ? head_stride : 0,
             .num_pairs = num_pairs_,
             .has_odd = has_odd_};
   }
@@ -1286,6 +1320,7 @@ class TaskRun {
   const TileFinder finder_;
   const std::int32_t group_size_;
   const std::int32_t group_rows_;  // of scratch, a KV head
+  const std::int32_t num_sharing_;
   const std::int32_t row_floats_;
   const std::int32_t num_kv_heads_;
   const std::int32_t num_pairs_;
