@@ -73,7 +73,7 @@ constexpr std::int64_t line_pairs(std::int64_t tokens, std::int64_t heads, std::
 /// Floats of a head's row in scratch.
 constexpr std::int32_t padded_dim(std::int32_t head_dim) { return (head_dim + kMaxLanes - 1) / kMaxLanes * kMaxLanes; }
 
-/// Rows of scratch of a KV head in the AMX kernel: blocks of 16 query heads, and one of 16 or 8 that need not be full.
+/// The most rows of scratch of a KV head in the tile kernels: blocks of query heads, the last of which need not be full.
 constexpr std::int32_t padded_group(std::int32_t group_size) { return (group_size + 7) / 8 * 8; }
 
 /// Which decode kernel runs a step.

@@ -1194,8 +1194,11 @@ class TaskRun {
         pack_queries(query(q_head), args_.q.head_stride * dtype_bytes(DType::kBF16),
                      std::min(heads, group_size_ - in_group), num_pairs_, to);
 #else
-        std::fill_n(to, std::int64_t{heads} * row_floats_, 0.0F);
-        for (std::int32_t h = 0; h < std::min(heads, group_size_ - in_group); ++h) {
+        const std::int32_t real_heads = std::min(heads, group_size_ - in_group);
+        if (real_heads < heads) {
+          std::fill_n(to, std::int64_t{heads} * row_floats_, 0.0F);
+        }
+        for (std::int32_t h = 0; h < real_heads; ++h) {
           load_query(q_head + h, h, heads, to);
         }
 #endif
