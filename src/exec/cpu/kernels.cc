@@ -80,11 +80,12 @@ class ScratchCarver {
 
 Scratch carve(ScratchCarver& carver, const AttentionShape& shape, std::int64_t heads, std::int64_t splits) {
   constexpr std::int64_t kPairLists = 4;
-  constexpr std::int64_t kRoundingPairs = 64;  // where what lies together is cut into pieces (PairList)
+  // Where what lies together is cut into pieces, each may have a pair more, and a tile has at most 16 such (PairList).
+  constexpr std::int64_t kRoundingPairs = 64;
   const std::int64_t dims = padded_dim(shape.head_dim);
   const std::int64_t num_kv_heads = ceil_div<std::int64_t>(heads, shape.group_size());
   const std::int64_t general_pairs = line_pairs(kTileTokens, 1, shape.head_dim * 4);
-  if (shape.group_size() >= kAmxLeastGroup) {
+  if (shape.group_size() >= kLeastPaddedGroup) {
     heads = num_kv_heads * padded_group(shape.group_size());
   }
   Scratch scratch;

@@ -55,8 +55,8 @@ struct Scratch {
   float* m = nullptr;                      // [heads][kMaxLanes]
   float* l = nullptr;                      // [heads][kMaxLanes]
   float* factors = nullptr;                // [max_splits]
-  const std::byte** k_lines = nullptr;     // [tile_line_pairs]: line pairs of the next tile's K
-  const std::byte** v_lines = nullptr;     // [tile_line_pairs]
+  const std::byte** k_lines = nullptr;     // line pairs of the general kernel's next tile
+  const std::byte** v_lines = nullptr;     // the same of V
   const std::byte** line_pairs = nullptr;  // [4][pairs_per_list]: of K and V of a tile and of the next
   std::int64_t pairs_per_list = 0;
 
@@ -73,7 +73,9 @@ constexpr std::int64_t line_pairs(std::int64_t tokens, std::int64_t heads, std::
 /// Floats of a head's row in scratch.
 constexpr std::int32_t padded_dim(std::int32_t head_dim) { return (head_dim + kMaxLanes - 1) / kMaxLanes * kMaxLanes; }
 
-/// The most rows of scratch of a KV head in the tile kernels: blocks of query heads, the last of which need not be full.
+/// Smaller groups have no block of query heads that is not full.
+inline constexpr std::int32_t kLeastPaddedGroup = 3;
+/// Rows of scratch of a KV head in the tile kernels, at most: the last block need not be full.
 constexpr std::int32_t padded_group(std::int32_t group_size) { return (group_size + 7) / 8 * 8; }
 
 /// Which decode kernel runs a step.

@@ -58,6 +58,8 @@ bool system_permits_amx() {
 
 }  // namespace
 
+static_assert(kAmxLeastGroup >= kLeastPaddedGroup, "its groups are padded");
+
 bool amx_tile_takes(const AttentionShape& shape, DType kv_dtype, DType q_dtype) {
   return kv_dtype == DType::kBF16 && q_dtype == DType::kBF16 && shape.head_dim % 32 == 0 &&
          shape.group_size() >= kAmxLeastGroup;

@@ -24,12 +24,14 @@
 //    Prefetches go into L2, in pairs of lines, evenly between the FMAs: while K is worked on HND asks for V of the
 //    same tile, while V is, for the next tile's K; NHD asks for the next tile. They follow a list of a tile's pairs,
 //    eight pieces of it side by side (PairList): in the order of memory they keep an Intel core from overlapping
-//    them with its arithmetic (decision 0006). After the last tile comes the first one of the worker's next task. A
+//    them with its arithmetic (decision 0006). Blocks of a group that are alike share them, of unlike ones the first
+//    has all. After the last tile comes the first one of the worker's next task. A
 //    second request goes to the same rows of the next head. One line of the pages of the tile after the next loads
 //    their translation.
 // 6. Invariants: only tokens of the task are loaded. A tile that is not full repeats its last token's row in
-//    QK, gives the repeats the logit -inf, and leaves them out of PV: 0 * NaN must not come in. The block
-//    table is read up to the task's last page. No result depends on which worker runs the task.
+//    QK, gives the repeats the logit -inf, and leaves them out of PV: 0 * NaN must not come in. Heads that fill up a
+//    block have queries of zeros, and their states are not handed over. The block table is read up to the task's last
+//    page. No result depends on which worker runs the task.
 
 // No include guard: compiled for AVX2, for AVX-512, with AVX512-BF16 and with AMX, with the vectors of the file
 // PKV_TILE_VECTORS, in namespace PKV_TILE_NAMESPACE, between PKV_TILE_BEGIN and PKV_TILE_END (tile_target.h).
@@ -55,7 +57,8 @@ template <Kind kKind>
 inline constexpr int kBytes = kKind == Kind::kF32 ? 4 : 2;
 inline constexpr int kLine = 64;
 inline constexpr int kPairBytes = 2 * kLine;
-/// Pieces of memory that are asked for side by side.
+/// Pieces of memory that are asked for side by side: of 4 and 8 the better for pages of one token on an Emerald Rapids
+/// server, equal at page 16 (decision 0006).
 inline constexpr int kStreams = 8;
 inline constexpr float kLog2E = 1.44269504F;
 inline constexpr float kLn2 = 0.693147181F;
@@ -157,10 +160,12 @@ struct Ahead {
   PKV_TILE_INLINE void advance(int num_pairs) { pairs = pairs == nullptr ? nullptr : pairs + num_pairs; }
 };
 
-/// Hands out a list of pairs of lines, which holds as many as will be taken; null: there is nothing to ask for.
+/// Hands out a list of pairs of lines, which holds as many as will be taken.
 class PrefetchCursor {
  public:
   explicit PrefetchCursor(const std::byte* const* pairs) : ahead_{pairs} {}
+  /// There is nothing to ask for.
+  static PrefetchCursor nothing() { return PrefetchCursor(nullptr); }
 
   /// The same place, for one of `count` walks over the same bytes, each of which asks for its share: those that it
   /// takes after `turn` others, and then every count-th.
@@ -399,6 +404,10 @@ PKV_TILE_INLINE void dot_products(const HeadBlock& block, const std::byte* const
   }
   if (__builtin_expect(block.has_odd, 0)) {
     multiply_odd<kKind, kHeads, kTokens>(q, k, at, sums);
+    constexpr int kOddBytes = kTokens * 16 * kBytes<kKind>;
+    if constexpr (kOddBytes % kPairBytes == 0) {  // else what is listed last is not asked for
+      cursor.take(kOddBytes).prefetch(0, kOddBytes / kPairBytes);
+    }
   }
 }
 
@@ -753,7 +762,7 @@ class PairList {
   PKV_TILE_INLINE void append(const std::byte* const* pieces, std::int32_t count, std::int64_t bytes) {
     const std::byte** to = next_;
     std::int32_t i = 0;
-    if (bytes == 2 * kPairBytes) {  // short enough to take turns by themselves: 4 to 15% faster than side by side
+    if (bytes == 2 * kPairBytes) {  // short enough to take turns by themselves (0006)
       for (; i < count; ++i, to += 2) {
         to[0] = pieces[i];
         to[1] = pieces[i] + kPairBytes;
@@ -1005,7 +1014,8 @@ class TaskRun {
  private:
   static constexpr std::int64_t kElementBytes = kBytes<kKind>;
   static constexpr bool kByAmx = kKind == Kind::kBF16Amx;
-  /// Slower in the cache (by AVX-512 5 to 10%), 11 to 13% faster from memory; by AVX2 and by vdpbf16ps slower.
+  /// Groups of 6 as one block: on an Emerald Rapids server 5 to 10% slower in the cache, 8 to 13% faster from memory;
+  /// by AVX2 and by vdpbf16ps slower (decision 0006).
   static constexpr bool kPadsSix = kVectorLanes == 16 && kKind != Kind::kBF16Dot;
 
   /// By AMX, four blocks of 16 tokens share a load of queries, and acc is loaded and stored once for all of them; not
@@ -1018,6 +1028,9 @@ class TaskRun {
   /// The first K of a task, unless the worker's last task asked for it already; then this costs little.
   void prefetch_first(const Tile& tile) const {
     constexpr std::int64_t kFirstBytes = 16384;
+    if (tile.num_tokens == 0) {  // nothing is listed
+      return;
+    }
     const std::int64_t num_pairs = std::min(finder_.most_pairs(), kFirstBytes / kPairBytes);
     for (std::int64_t i = 0; i < num_pairs; ++i) {
       prefetch_lines<2>(tile.k_pairs[i]);
@@ -1027,7 +1040,7 @@ class TaskRun {
   /// One tile; `next` is what is read after it.
   void walk(const Tile& tile, const Tile& next) const {
     const Places places = places_of(tile);
-    PrefetchCursor next_k(next.num_tokens > 0 ? next.k_pairs : nullptr);
+    PrefetchCursor next_k = next.num_tokens > 0 ? PrefetchCursor(next.k_pairs) : PrefetchCursor::nothing();
     if (reads_by_page(args_.kv.layout)) {
       PrefetchCursor this_v(tile.v_pairs);
       for (std::int32_t head = 0; head < num_kv_heads_; ++head) {
@@ -1037,7 +1050,7 @@ class TaskRun {
         add_head<Rows::kRolled>(head, tile, places, next_k);
       }
     } else {
-      PrefetchCursor next_v(next.num_tokens > 0 ? next.v_pairs : nullptr);
+      PrefetchCursor next_v = next.num_tokens > 0 ? PrefetchCursor(next.v_pairs) : PrefetchCursor::nothing();
       for (std::int32_t head = 0; head < num_kv_heads_; ++head) {
         weigh_head<Rows::kUnrolled>(head, tile, places, next_k);
         add_head<Rows::kUnrolled>(head, tile, places, next_v);
@@ -1075,7 +1088,7 @@ class TaskRun {
         visit(heads, block, own);
         cursor = own.in_turns(1, 0);
       } else {
-        PrefetchCursor none(nullptr);
+        PrefetchCursor none = PrefetchCursor::nothing();
         visit(heads, block, none);
       }
       in_group += heads;
@@ -1120,9 +1133,9 @@ class TaskRun {
     });
   }
 
-  /// Heads of the next block of a group that has `left` heads left: 8, then one block each of 4, 2 and 1. A block that
-  /// one head would fill replaces two or three, each of which reads and converts K and V anew and asks for nothing
-  /// ahead. By AMX, 16, then one of 16, 8 or 4 that need not be full.
+  /// Heads of the next block of a group that has `left` heads left: 8, then one block each of 4, 2 and 1; three blocks
+  /// of 7, two of 3 and some of 6 are one that is not full, as each block reads and converts K and V anew. By AMX, 16,
+  /// then one of 16, 8 or 4 that need not be full.
   static std::int32_t block_heads(std::int32_t left) {
     if constexpr (kByAmx) {
       return left > 8 ? 16 : left > 4 ? 8 : 4;

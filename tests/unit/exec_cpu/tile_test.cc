@@ -1,5 +1,5 @@
-// The AVX2 and AMX tile kernels against the float64 oracle, with poisoned memory: what the decode suite, mostly of
-// fp16, leaves out. Not here: which steps they take by default (isa_test.cc).
+// The tile kernels of every vector ISA against the float64 oracle, with poisoned memory: what the decode suite, mostly
+// of fp16, leaves out. Not here: which steps they take by default (isa_test.cc).
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -25,12 +25,18 @@ struct TileCase {
   Tolerance tolerance = {};
 };
 
-TileCase avx2_case(DType dtype) {
-  return {.name = "Avx2" + std::string(dtype_name(dtype)),
-          .kernel = {DecodeKernel::kAvx2Tile, Isa::kAvx2},
+TileCase vector_case(const std::string& name, RanKernel kernel, DType dtype) {
+  return {.name = name + std::string(dtype_name(dtype)),
+          .kernel = kernel,
           .dtype = dtype,
           .groups = {1, 2, 4, 8},
           .head_dims = {16, 32, 48, 64, 80, 96, 112, 128, 192, 256, 272, 512}};
+}
+
+TileCase avx2_case(DType dtype) { return vector_case("Avx2", {DecodeKernel::kAvx2Tile, Isa::kAvx2}, dtype); }
+TileCase avx512_case(DType dtype) { return vector_case("Avx512", {DecodeKernel::kAvx512Tile, Isa::kAvx512}, dtype); }
+TileCase avx512_bf16_case() {
+  return vector_case("Avx512Bf16", {DecodeKernel::kAvx512Bf16Tile, Isa::kAvx512Bf16}, DType::kBF16);
 }
 
 TileCase amx_case() {
@@ -146,7 +152,8 @@ TEST_P(TileKernel, OneWorkerAndMany_AreBitIdentical) {
 
 INSTANTIATE_TEST_SUITE_P(AllKernels, TileKernel,
                          ::testing::Values(avx2_case(DType::kF16), avx2_case(DType::kBF16), avx2_case(DType::kF32),
-                                           amx_case()),
+                                           avx512_case(DType::kF16), avx512_case(DType::kBF16),
+                                           avx512_case(DType::kF32), avx512_bf16_case(), amx_case()),
                          [](const auto& test) { return test.param.name; });
 
 }  // namespace
