@@ -25,8 +25,8 @@
 //    same tile, while V is, for the next tile's K; NHD asks for the next tile. They follow a list of a tile's pairs,
 //    eight pieces of it side by side (PairList): in the order of memory they keep an Intel core from overlapping
 //    them with its arithmetic (decision 0006). Blocks of a group that are alike share them, of unlike ones the first
-//    has all. After the last tile comes the first one of the worker's next task. A
-//    second request goes to the same rows of the next head. One line of the pages of the tile after the next loads
+//    has all. After the last tile comes the first one of the worker's next task.
+//    A second request goes to the same rows of the next head. One line of the pages of the tile after the next loads
 //    their translation.
 // 6. Invariants: only tokens of the task are loaded. A tile that is not full repeats its last token's row in
 //    QK, gives the repeats the logit -inf, and leaves them out of PV: 0 * NaN must not come in. Heads that fill up a
@@ -1336,7 +1336,7 @@ class TaskRun {
   const TileFinder finder_;
   const std::int32_t group_size_;
   const std::int32_t group_rows_;  // of scratch, a KV head
-  const std::int32_t num_sharing_;
+  const std::int32_t num_sharing_;  // blocks_that_share
   const std::int32_t row_floats_;
   const std::int32_t num_kv_heads_;
   const std::int32_t num_pairs_;
