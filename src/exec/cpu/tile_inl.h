@@ -1335,7 +1335,7 @@ class TaskRun {
   const Scratch& scratch_;
   const TileFinder finder_;
   const std::int32_t group_size_;
-  const std::int32_t group_rows_;  // of scratch, a KV head
+  const std::int32_t group_rows_;   // of scratch, a KV head
   const std::int32_t num_sharing_;  // blocks_that_share
   const std::int32_t row_floats_;
   const std::int32_t num_kv_heads_;
