@@ -22,8 +22,10 @@ MOST_TASKS = 1 << 15    # of cut rows
 CALLS, ROUNDS = 8, 4   # of a graph; the first round warms up
 
 
-def named_steps(seeds):
+def named_steps(seeds, with_standard):
     steps = [(f"S{seed} {step.name}", step) for seed in seeds for step in step_cases.random_steps(200, seed)]
+    if not with_standard:
+        return steps
     steps += [(f"G {step.name}", step) for step in step_cases.grid_steps()]
     return steps + [(step.name, step) for step in step_cases.standard_steps()]
 
@@ -67,6 +69,7 @@ def main():
     parser.add_argument("--seeds", default="20260623,1")
     parser.add_argument("--chunks", default="64,128,192,256,384,512,768,1024,1536,2048,3072,4096,8192")
     parser.add_argument("--least-group", type=int, default=1, help="steps of smaller groups are left out")
+    parser.add_argument("--no-standard", action="store_true", help="the random steps only")
     parser.add_argument("--part", default="0/1", help="I/N: every N-th step from the I-th, for several GPUs")
     parser.add_argument("--seconds", type=float, default=200.0)
     parser.add_argument("--json", default=os.path.join(os.environ.get("OUT", "/tmp"), "sweep.json"))
@@ -74,7 +77,7 @@ def main():
     chunks = [int(word) for word in args.chunks.split(",")]
     bench, rows, end = harness.Bench(use_peers=False), [], time.time() + args.seconds
     part, parts = (int(word) for word in args.part.split("/"))
-    steps = [named for named in named_steps([int(word) for word in args.seeds.split(",")])
+    steps = [named for named in named_steps([int(word) for word in args.seeds.split(",")], not args.no_standard)
              if named[1].group >= args.least_group]
     for name, step in steps[part::parts]:
         if time.time() > end:

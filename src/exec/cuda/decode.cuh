@@ -38,6 +38,9 @@
 // tile one ring ahead: no load waits for one. All sharers of a ring decide alike what is copied next.
 #pragma once
 
+#include <algorithm>
+#include <type_traits>
+
 #include "exec/cuda/merge.cuh"
 #include "exec/cuda/output.cuh"
 #include "exec/cuda/params.h"
@@ -46,6 +49,14 @@
 namespace pkv::cuda {
 
 inline constexpr int kMatrixTokens = 16;  // that one product covers
+
+/// What is left of a task of several heads behind its first.
+__device__ __forceinline__ DeviceTask next_head(DeviceTask task) {
+  ++task.kv_head_begin;
+  task.partial_slot += task.partial_slot < 0 ? 0 : task.slot_stride;
+  task.first_slot += task.slot_stride;
+  return task;
+}
 
 /// The list of tasks in the order in which a block takes them: blockIdx, then whatever is drawn. Run by lane 0
 /// of warp 0; all threads read slot() of the task at hand, and of later ones that they found is_known().
@@ -120,10 +131,7 @@ class TaskQueue {
 
   __device__ void look_after_last() {
     if (last_.kv_head_begin + 1 < last_.kv_head_end) {  // a task of several heads: the next one of them
-      found_ = last_;
-      ++found_.kv_head_begin;
-      found_.partial_slot += last_.partial_slot < 0 ? 0 : last_.slot_stride;
-      found_.first_slot += last_.slot_stride;
+      found_ = next_head(last_);
       state_ = State::kFound;
     } else if (draws(p_)) {
       drawn_ = atomicAdd(p_.queue, 1) + static_cast<int>(gridDim.x);
@@ -149,6 +157,13 @@ class TaskQueue {
   int drawn_ = 0;
   DeviceTask last_;
   DeviceTask found_;
+};
+
+/// Where a block takes one task and leaves.
+struct NoQueue {
+  static constexpr int kSlots = 1;
+  static constexpr int kSlotBytes = 0;
+  __device__ NoQueue(const LayerParams& /*params*/, unsigned char* /*memory*/) {}
 };
 
 /// kMatrices: 8-head matrices a warp computes; kHeadSplit: warps that share a tile. Together they cover
@@ -177,31 +192,40 @@ struct DecodeConfig {
   static constexpr int kSteps = kHeadDim / 16;  // matrices along the head dimension
   // Large groups have little room for more sets of queries, and single warps many neighbours.
   static constexpr int kAhead = kHeads <= 8 && kGroups > 1 ? 2 : 1;
-  using Queue = TaskQueue<kAhead>;
+  // Blocks draw tasks where one fills an SM; where several do, each takes one and leaves: while one ends and the next
+  // begins, the others read.
+  static constexpr bool kDraws = kBlocksPerSm == 1;
+  using Queue = std::conditional_t<kDraws, TaskQueue<kAhead>, NoQueue>;
   // P in two parts: what small groups have time for, and what bf16 needs (2^-9 of P would show).
   // On 10.0 the d 256 kernels have no spills only with it.
   static constexpr bool kExactWeights = kHeads <= 8 || Element<T>::kBits < 10 || (kArch == 1000 && kHeadDim > 128);
-  // Fragments of Q take kSteps * kMatrices * 2 registers; beside a large accumulator they stay in memory.
+  // Fragments of Q take kSteps * kMatrices * 2 registers; beside a large accumulator, or where many blocks share the
+  // registers of an SM, they stay in memory.
+  static constexpr int kMostQueryColumns = kThreads * kBlocksPerSm <= 256 ? 256 : 128;
   static constexpr bool kQueryInRegisters =
-      kHeadDim * kMatrices * kTileMatrices <= 256 && kThreads * kBlocksPerSm <= 384;
+      kHeadDim * kMatrices * kTileMatrices <= kMostQueryColumns && kThreads * kBlocksPerSm <= 384;
   static constexpr int kQueryPitch = kRowBytes + 16;  // of a head; the shift avoids bank conflicts
   // The pitch of merged states shifts neighbouring heads by 8 banks.
   static constexpr int kMergePitch = kHeadDim + 4;
   static constexpr int kMergeFloats = kHeads * (kMergePitch + 2);  // of a slot
-  // A slot for every group, if there is room; else half of the groups hand their states to the other half.
-  static constexpr int kMergeRoom = (kBlocksPerSm == 1 ? 36 : 18) * 1024;
+  static constexpr int kRingBytes = kGroups * kStages * kStageBytes;
+  static constexpr int kQueryBytes = Queue::kSlots * kHeads * kQueryPitch;
+  // A slot for every group, if there is room; else half of the groups hand their states to the other half. A block of
+  // one task has read its tiles and queries when it merges: the states lie in their place.
+  static constexpr int kMergeRoom = kDraws ? 36 * 1024 : kRingBytes + kQueryBytes;
   static constexpr bool kSlotForEach = kGroups * kMergeFloats * 4 <= kMergeRoom;
   static constexpr int kMergeSlots = kSlotForEach || kGroups == 1 ? kGroups : kGroups / 2;
+  static constexpr int kMergeBytes = kMergeSlots * kMergeFloats * 4;
 
   // Shared memory, in bytes from its start.
   static constexpr int kRingAt = 0;
-  static constexpr int kMergeAt = kRingAt + kGroups * kStages * kStageBytes;
-  static constexpr int kQueryAt = kMergeAt + kMergeSlots * kMergeFloats * 4;
-  static constexpr int kIdsAt = kQueryAt + Queue::kSlots * kHeads * kQueryPitch;
+  static constexpr int kQueryAt = kRingAt + kRingBytes;
+  static constexpr int kMergeAt = kDraws ? kQueryAt + kQueryBytes : 0;
+  static constexpr int kIdsAt = kDraws ? kMergeAt + kMergeBytes : std::max(kQueryAt + kQueryBytes, kMergeBytes);
   static constexpr int kFirstIdsAt = kIdsAt + kWarps * kStages * kTileTokens * 4;
   static constexpr int kTasksAt = kFirstIdsAt + Queue::kSlots * kWarps * kStages * kTileTokens * 4;
   static constexpr int kAgreedAt = kTasksAt + Queue::kSlots * Queue::kSlotBytes;  // one word a group
-  static constexpr int kSharedBytes = (kAgreedAt + kGroups * 4 + 15) / 16 * 16;
+  static constexpr int kSharedBytes = (kAgreedAt + (kDraws ? kGroups * 4 : 0) + 15) / 16 * 16;
 
   static_assert(kHeadDim % 64 == 0 && kHeadDim <= 256);
   static_assert(kWarps % kHeadSplit == 0 && (kGroups == 1 || kGroups % 2 == 0));
@@ -233,21 +257,32 @@ class Decoder {
     adopt(first);
     copy_first_ids(first, 0);
     commit_copies();
-    if (threadIdx.x == 0) {
-      queue_.begin(first);
+    if constexpr (C::kDraws) {
+      if (threadIdx.x == 0) {
+        queue_.begin(first);
+      }
     }
   }
 
+  /// The one task that prepare() was given.
+  __device__ void run_one(const DeviceTask& task) {
+    begin_copies(task);
+    begin_task(0);
+    walk_tiles(0);
+    sum_lanes();
+    __syncthreads();  // all have read what the states overwrite
+    if constexpr (C::kMergeSlots == C::kGroups) {
+      store_states(group_);
+      __syncthreads();
+    } else {
+      halve_groups(0);
+    }
+    write_result(task);
+  }
+
   /// All tasks, beginning with the one that prepare() was given.
-  __device__ void run(const DeviceTask& first) {
-    copy_queries(first, 0);
-    commit_copies();
-    wait_copies<1>();  // the page ids
-    __syncwarp();
-    tokens_ = first.token_end - first.token_begin;
-    fill_ring();
-    wait_copies<C::kStages>();  // the queries
-    __syncthreads();
+  __device__ void run_all(const DeviceTask& first) {
+    begin_copies(first);
     for (int number = 0;; ++number) {
       begin_task(number);
       walk_tiles(number);
@@ -288,6 +323,17 @@ class Decoder {
   }
   __device__ int first_head() const { return part_ * C::kMatrices * 8; }
 
+  __device__ void begin_copies(const DeviceTask& first) {
+    copy_queries(first, 0);
+    commit_copies();
+    wait_copies<1>();  // the page ids
+    __syncwarp();
+    tokens_ = first.token_end - first.token_begin;
+    fill_ring();
+    wait_copies<C::kStages>();  // the queries
+    __syncthreads();
+  }
+
   // ---- the copying side: ahead_ is the task that it is at ----------------------------------------
 
   struct Ahead {
@@ -327,7 +373,7 @@ class Decoder {
     for (int tile = 0; tile < C::kStages; ++tile) {
       const int token = task.token_begin + ring_token(group_, tile) + lane_ % C::kTileTokens;
       const bool exists = token < task.token_end;
-      copy_async_4(first_id_slot(number, tile), exists ? id_address(task.page_id_offset, token) : p_.page_ids,
+      copy_async<4>(first_id_slot(number, tile), exists ? id_address(task.page_id_offset, token) : p_.page_ids,
                    exists ? 4 : 0);
     }
   }
@@ -336,14 +382,24 @@ class Decoder {
   __device__ void copy_queries(const DeviceTask& task, int number) const {
     const T* from = static_cast<const T*>(p_.q) + task.row * p_.q_row_stride +
                     static_cast<std::int64_t>(task.kv_head_begin) * p_.group_size * p_.q_head_stride;
-    const std::uint32_t to = query_address(number);
-    constexpr int kPairs = C::kHeadDim / 2;  // 4-byte copies: queries need not lie on 16 bytes
-    for (int i = static_cast<int>(threadIdx.x); i < C::kHeads * kPairs; i += C::kThreads) {
-      const int head = i / kPairs;
-      const int dim = i % kPairs * 2;
+    if (p_.q_in_vectors) {
+      copy_query_parts<16>(from, query_address(number));
+    } else {
+      copy_query_parts<4>(from, query_address(number));
+    }
+  }
+
+  template <int kBytes>
+  __device__ void copy_query_parts(const T* from, std::uint32_t to) const {
+    constexpr int kElements = kBytes / 2;
+    constexpr int kParts = C::kHeadDim / kElements;
+#pragma unroll(C::kDraws ? 1 : 4)  // between two tasks nothing waits for it, and registers are few
+    for (int i = static_cast<int>(threadIdx.x); i < C::kHeads * kParts; i += C::kThreads) {
+      const int head = i / kParts;
+      const int dim = i % kParts * kElements;
       const bool exists = head < p_.group_size && dim < p_.head_dim;
-      copy_async_4(to + head * C::kQueryPitch + dim * 2, exists ? from + head * p_.q_head_stride + dim : p_.q,
-                   exists ? 4 : 0);
+      copy_async<kBytes>(to + head * C::kQueryPitch + dim * 2, exists ? from + head * p_.q_head_stride + dim : p_.q,
+                         exists ? kBytes : 0);
     }
   }
 
@@ -382,7 +438,7 @@ class Decoder {
     }
     const int token = ahead_.token_begin + ring_token(group_, ahead_.next + C::kStages) + lane_ % C::kTileTokens;
     const bool exists = token < ahead_.token_end;
-    copy_async_4(id_slot(ahead_.next), exists ? id_address(ahead_.page_id_offset, token) : p_.page_ids, exists ? 4 : 0);
+    copy_async<4>(id_slot(ahead_.next), exists ? id_address(ahead_.page_id_offset, token) : p_.page_ids, exists ? 4 : 0);
   }
 
   __device__ static std::int32_t shared_word(std::uint32_t address) {
@@ -509,10 +565,14 @@ class Decoder {
       sync_sharers();
       float x[C::kTileMatrices][C::kMatrices][4];
       score(consumed_, x);
-      if (threadIdx.x == 0) {
-        queue_.advance(number, tokens_ - ring_token(0, tile), kWantedTokens);
+      if constexpr (C::kDraws) {
+        if (threadIdx.x == 0) {
+          queue_.advance(number, tokens_ - ring_token(0, tile), kWantedTokens);
+        }
+        look_ahead(number, agree_on_next());
+      } else {
+        sync_sharers();  // K is read
       }
-      look_ahead(number, agree_on_next());
       produce_keys();
       shape_logits(tokens_ - ring_token(group_, tile), x);
       raise_maximum(tile, x);
@@ -746,7 +806,7 @@ class Decoder {
     } else {
       halve_groups(number);
     }
-    write_result(number);
+    write_result(queue_.slot(number));
     if (queue_.slot(number + 1).row >= 0) {
       __syncthreads();  // the slots may be written again
     }
@@ -759,7 +819,9 @@ class Decoder {
       store_fragments(group_ - kUpper);
     }
     __syncthreads();
-    catch_up(number);
+    if constexpr (C::kDraws) {
+      catch_up(number);
+    }
     if (group_ < kUpper) {
       add_fragments(group_);
     }
@@ -859,8 +921,7 @@ class Decoder {
   }
 
   /// The slots' states become the task's, in the order of the slots.
-  __device__ void write_result(int number) {
-    const DeviceTask task = queue_.slot(number);
+  __device__ void write_result(const DeviceTask task) {
     const int quads = p_.head_dim / 4;
     for (int i = static_cast<int>(threadIdx.x); i < p_.group_size * quads; i += C::kThreads) {
       const int head = i / quads;

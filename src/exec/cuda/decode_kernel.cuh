@@ -18,17 +18,31 @@ __global__ void __launch_bounds__(C::kThreads, blocks_that_fit(kArch, C::kShared
   if constexpr (kCanRun<C>) {  // else never launched: find_mma_kernel passes it over
     extern __shared__ __align__(128) unsigned char shared[];
     start_dependents();
-    const DeviceTask task = p.tasks[blockIdx.x];
+    DeviceTask task = p.tasks[blockIdx.x];
     if (task.row < 0) {  // a graph with more blocks than tasks
       wait_for_predecessor();
-    } else {
+    } else if constexpr (C::kDraws) {
       Decoder<C> decoder(p, shared);
       decoder.prepare(task);
       wait_for_predecessor();
-      decoder.run(task);
+      decoder.run_all(task);
+    } else {
+      for (;;) {
+        Decoder<C> decoder(p, shared);
+        decoder.prepare(task);
+        wait_for_predecessor();
+        decoder.run_one(task);
+        if (task.kv_head_begin + 1 >= task.kv_head_end) {
+          break;
+        }
+        task = next_head(task);
+        __syncthreads();  // the states have been read
+      }
     }
-    if (threadIdx.x == 0) {
-      C::Queue::leave(p);
+    if constexpr (C::kDraws) {
+      if (threadIdx.x == 0) {
+        C::Queue::leave(p);
+      }
     }
   }
 }
@@ -40,7 +54,7 @@ KernelEntry decode_entry(const char* name, ElementType type, KernelWidth width) 
           .threads = C::kThreads,
           .shared_bytes = C::kSharedBytes,
           .blocks_per_sm = C::kBlocksPerSm,
-          .draws_tasks = C::kBlocksPerSm == 1,
+          .draws_tasks = C::kDraws,
           .type = type,
           .width = width,
           .max_head_dim = C::kHeadDim,

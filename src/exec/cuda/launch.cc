@@ -45,6 +45,11 @@ bool suits_tensor_cores(const RunArgs& args) {
          vectors_aligned(args.kv.v, byte_strides(args.kv.layout.v_strides, bytes));
 }
 
+bool in_vectors(const QueryView& q, std::int32_t head_dim) {
+  const auto is_whole = [&](std::int64_t elements) { return elements * dtype_bytes(q.dtype) % kCopyBytes == 0; };
+  return is_multiple(q.data, kCopyBytes) && is_whole(q.row_stride) && is_whole(q.head_stride) && is_whole(head_dim);
+}
+
 }  // namespace
 
 const KernelEntry& choose_kernel(const RunArgs& args, KernelWidth width, const CudaDevice& device) {
@@ -76,6 +81,7 @@ LayerParams layer_params(const RunArgs& args) {
   params.sinks = args.sinks.empty() ? nullptr : args.sinks.data();
   params.q_row_stride = args.q.row_stride;
   params.q_head_stride = args.q.head_stride;
+  params.q_in_vectors = in_vectors(args.q, shape.head_dim);
   params.out_row_stride = args.out.row_stride;
   params.out_head_stride = args.out.head_stride;
   params.k_strides = byte_strides(args.kv.layout.k_strides, bytes);

@@ -84,6 +84,7 @@ struct LayerParams {
   float scale = 1.0F;
   float soft_cap = 0.0F;  // 0: none
   ElementType q_type = ElementType::kF16;
+  bool q_in_vectors = false;  // every 8 elements of a head lie on 16 bytes
   ElementType out_type = ElementType::kF32;
 };
 

@@ -34,8 +34,11 @@ __device__ __forceinline__ void copy_async_16(std::uint32_t to, const void* from
                : "memory");
 }
 
-__device__ __forceinline__ void copy_async_4(std::uint32_t to, const void* from, std::uint32_t bytes) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
+/// kBytes, 4 or 16, likewise.
+template <int kBytes>
+__device__ __forceinline__ void copy_async(std::uint32_t to, const void* from, std::uint32_t bytes) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], %3, %2;" ::"r"(to), "l"(from), "r"(bytes), "n"(kBytes)
+               : "memory");
 }
 
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
