@@ -107,25 +107,12 @@ Status Backend::reserve(const Plan& plan) {
   return step_.reserve(StepSizes::of(plan), plan.shape());
 }
 
-Result<std::int64_t> Backend::resident_blocks(const KernelEntry& kernel) {
-  auto found = std::find_if(prepared_.begin(), prepared_.end(),
-                            [&](const auto& entry) { return entry.first == kernel.function; });
-  if (found == prepared_.end()) {
-    const Result<std::int32_t> blocks = prepare(kernel);
-    if (!blocks.ok()) {
-      return blocks.error();
-    }
-    found = prepared_.insert(prepared_.end(), {kernel.function, *blocks});
+Status Backend::prepare(const KernelEntry& kernel) {
+  if (std::ranges::find(prepared_, kernel.function) == prepared_.end()) {
+    PKV_RETURN_IF_ERROR(cuda::prepare(kernel));
+    prepared_.push_back(kernel.function);
   }
-  return std::int64_t{found->second} * device_.num_sms;
-}
-
-Result<std::int64_t> Backend::decode_blocks(const KernelEntry& kernel, std::int64_t num_tasks) {
-  const Result<std::int64_t> resident = resident_blocks(kernel);
-  if (!resident.ok()) {
-    return resident.error();
-  }
-  return kernel.draws_tasks ? std::min(num_tasks, *resident) : num_tasks;
+  return {};
 }
 
 KernelWidth Backend::width_of(const Plan& plan) const {
@@ -176,13 +163,8 @@ Status Backend::enqueue_launches(const Plan& plan, const RunArgs& args, LayerPar
     const std::int64_t count = launch.end - launch.begin;
     if (launch.kind == LaunchKind::kDecode) {
       params.tasks = tasks + launch.begin;
-      params.num_tasks = static_cast<std::int32_t>(count);
-      const Result<std::int64_t> blocks = decode_blocks(kernel, count);
-      if (!blocks.ok()) {
-        return blocks.error();
-      }
-      params.draws_tasks = *blocks < count;
-      PKV_RETURN_IF_ERROR(cuda::launch(kernel, *blocks, &params, decode_entry(), stream_));
+      PKV_RETURN_IF_ERROR(prepare(kernel));
+      PKV_RETURN_IF_ERROR(cuda::launch(kernel, count, &params, decode_entry(), stream_));
     } else {
       params.merges = merges + launch.begin;
       params.num_merges = static_cast<std::int32_t>(count);

@@ -54,10 +54,8 @@ class Backend final : public CudaBackend {
   friend class StepGraph;
   explicit Backend(CudaDevice device) : device_(std::move(device)), memory_(device_.ordinal, device_.l2_bytes) {}
   Status open(void* stream);
-  /// Blocks of a kernel that the GPU holds at once; asks CUDA the first time.
-  Result<std::int64_t> resident_blocks(const KernelEntry& kernel);
-  /// Blocks of a decode launch over that many tasks.
-  Result<std::int64_t> decode_blocks(const KernelEntry& kernel, std::int64_t num_tasks);
+  /// Ahead of a kernel's first launch, and not in a capture.
+  Status prepare(const KernelEntry& kernel);
   [[nodiscard]] KernelWidth width_of(const Plan& plan) const;
   [[nodiscard]] bool can_depend() const { return device_.compute_major >= 9; }
   [[nodiscard]] Entry decode_entry() const;
@@ -73,7 +71,7 @@ class Backend final : public CudaBackend {
   Event end_;
   StepMemory step_;
   DeviceBuffer probe_ids_;
-  std::vector<std::pair<const void*, std::int32_t>> prepared_;  // kernel, blocks an SM
+  std::vector<const void*> prepared_;  // kernels
   std::optional<KernelWidth> width_;
   DecodeEntry decode_entry_ = DecodeEntry::kChosen;
   // What is loaded: a plan is told by its task list, which moves with it.

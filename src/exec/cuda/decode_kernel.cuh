@@ -21,28 +21,18 @@ __global__ void __launch_bounds__(C::kThreads, blocks_that_fit(kArch, C::kShared
     DeviceTask task = p.tasks[blockIdx.x];
     if (task.row < 0) {  // a graph with more blocks than tasks
       wait_for_predecessor();
-    } else if constexpr (C::kDraws) {
-      Decoder<C> decoder(p, shared);
-      decoder.prepare(task);
-      wait_for_predecessor();
-      decoder.run_all(task);
-    } else {
-      for (;;) {
-        Decoder<C> decoder(p, shared);
-        decoder.prepare(task);
-        wait_for_predecessor();
-        decoder.run_one(task);
-        if (task.kv_head_begin + 1 >= task.kv_head_end) {
-          break;
-        }
-        task = next_head(task);
-        __syncthreads();  // the states have been read
-      }
+      return;
     }
-    if constexpr (C::kDraws) {
-      if (threadIdx.x == 0) {
-        C::Queue::leave(p);
+    for (;;) {
+      Decoder<C> decoder(p, task, shared);
+      decoder.prepare();
+      wait_for_predecessor();
+      decoder.run();
+      if (task.kv_head_begin + 1 >= task.kv_head_end) {
+        return;
       }
+      task = next_head(task);
+      __syncthreads();  // the states have been read
     }
   }
 }
@@ -54,7 +44,6 @@ KernelEntry decode_entry(const char* name, ElementType type, KernelWidth width) 
           .threads = C::kThreads,
           .shared_bytes = C::kSharedBytes,
           .blocks_per_sm = C::kBlocksPerSm,
-          .draws_tasks = C::kDraws,
           .type = type,
           .width = width,
           .max_head_dim = C::kHeadDim,

@@ -18,9 +18,6 @@ struct KernelEntry {
   std::int32_t shared_bytes = 0;
   /// Blocks that an SM is meant to hold, by registers: 65536 / (threads * blocks) of them a thread at most.
   std::int32_t blocks_per_sm = 0;
-  /// Whether a block draws tasks until none is left, so that a grid needs no more blocks than fit the GPU. Where an
-  /// SM holds several blocks, one a task is faster: while one ends and the next begins, the others read.
-  bool draws_tasks = false;
   ElementType type = ElementType::kF16;
   KernelWidth width = KernelWidth::kWide;
   std::int32_t max_head_dim = 0;

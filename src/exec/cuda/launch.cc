@@ -116,7 +116,7 @@ Status launch(const KernelEntry& kernel, std::int64_t blocks, const void* params
   return check(cudaLaunchKernelExC(&config, kernel.function, arguments), kernel.name);
 }
 
-Result<std::int32_t> prepare(const KernelEntry& kernel) {
+Status prepare(const KernelEntry& kernel) {
   PKV_RETURN_IF_ERROR(
       check(cudaFuncSetAttribute(kernel.function, cudaFuncAttributeMaxDynamicSharedMemorySize, kernel.shared_bytes),
             kernel.name));
@@ -125,12 +125,7 @@ Result<std::int32_t> prepare(const KernelEntry& kernel) {
                                                    cudaSharedmemCarveoutMaxShared),
                               kernel.name));
   }
-  int blocks = 0;
-  PKV_RETURN_IF_ERROR(
-      check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel.function, kernel.threads,
-                                                          static_cast<std::size_t>(kernel.shared_bytes)),
-            kernel.name));
-  return std::max(1, std::min<std::int32_t>(blocks, kernel.blocks_per_sm));
+  return {};
 }
 
 }  // namespace pkv::cuda

@@ -34,8 +34,7 @@ LayerParams layer_params(const RunArgs& args);
 /// Enqueues one launch of `blocks` blocks. Errors: CUDA's.
 Status launch(const KernelEntry& kernel, std::int64_t blocks, const void* params, Entry entry, cudaStream_t stream);
 
-/// Lets a kernel have the shared memory it asks for, and says how many of its blocks an SM holds. Once a
-/// kernel and device, before its first launch.
-Result<std::int32_t> prepare(const KernelEntry& kernel);
+/// Lets a kernel have the shared memory it asks for. Once a kernel and device, before its first launch.
+Status prepare(const KernelEntry& kernel);
 
 }  // namespace pkv::cuda

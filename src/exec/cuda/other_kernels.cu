@@ -62,7 +62,7 @@ __global__ void __launch_bounds__(32 * kUnits * kUnitWarps) merge_splits_kernel(
   }
   clear_splits(p, slot_begin, group_idx, range.num_splits, way, kWays, d);
   // Whoever comes next waits for this kernel only: what the decode kernel does beyond partial states must be done, too.
-  if (range.all_split == 0 || p.draws_tasks) {
+  if (range.all_split == 0) {
     wait_for_predecessor();
   }
 }

@@ -63,10 +63,7 @@ struct LayerParams {
   const float* sinks = nullptr;      // null: none
   float* partial_ml = nullptr;       // [slot][group_size][merge_parts][2], all the same; absent between launches
   float* partial_acc = nullptr;      // [slot][group_size][head_dim]; absent between launches
-  std::int32_t num_tasks = 0;        // of this launch; the grid may be smaller
-  std::int32_t num_merges = 0;       // likewise
-  bool draws_tasks = false;          // the decode kernel's grid is smaller than the list
-  std::int32_t* queue = nullptr;     // tasks drawn beyond the grid, blocks that have left; 0 between launches
+  std::int32_t num_merges = 0;       // of this launch
   std::int32_t* finished = nullptr;  // [row][kv head]: splits done so far; null: merges are separate
   std::int64_t q_row_stride = 0;     // elements, as are the next three
   std::int64_t q_head_stride = 0;

@@ -157,23 +157,6 @@ __device__ __forceinline__ void store_relaxed(float* to, const float2& value) {
   asm volatile("st.relaxed.gpu.global.v2.f32 [%0], {%1, %2};" ::"l"(to), "f"(value.x), "f"(value.y) : "memory");
 }
 
-/// A barrier object in shared memory that one thread arrives at: what it wrote before is seen by all who find
-/// the phase of that parity complete.
-__device__ __forceinline__ void init_flag(std::uint32_t flag) {
-  asm volatile("mbarrier.init.shared.b64 [%0], 1;" ::"r"(flag) : "memory");
-}
-__device__ __forceinline__ void raise_flag(std::uint32_t flag) {
-  asm volatile("{ .reg .b64 state; mbarrier.arrive.shared.b64 state, [%0]; }" ::"r"(flag) : "memory");
-}
-__device__ __forceinline__ bool flag_is_raised(std::uint32_t flag, int parity) {
-  std::uint32_t raised;
-  asm volatile("{ .reg .pred p; mbarrier.test_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
-               : "=r"(raised)
-               : "r"(flag), "r"(parity)
-               : "memory");
-  return raised != 0;
-}
-
 /// A barrier among the threads of one of kGroups groups. Ids are constants: of one in a register the compiler
 /// reserves all 16, and racecheck loses sight of __syncthreads (id 0).
 template <int kGroups, int kThreads>

@@ -56,13 +56,8 @@ Status StepGraph::enqueue_layer(const RunArgs& layer) const {
   step_.fill(params, sizes().capacity, merge_, bounds_.max_partial_slots, shape_);
   if (bounds_.max_tasks > 0) {
     const KernelEntry& kernel = choose_kernel(layer, width_, backend_.device_);
-    params.num_tasks = bounds_.max_tasks;
-    const Result<std::int64_t> blocks = backend_.decode_blocks(kernel, bounds_.max_tasks);
-    if (!blocks.ok()) {
-      return blocks.error();
-    }
-    params.draws_tasks = *blocks < params.num_tasks;
-    PKV_RETURN_IF_ERROR(cuda::launch(kernel, *blocks, &params, backend_.decode_entry(), backend_.stream_));
+    PKV_RETURN_IF_ERROR(
+        cuda::launch(kernel, bounds_.max_tasks, &params, backend_.decode_entry(), backend_.stream_));
   }
   if (merge_ == MergeMode::kSeparate && bounds_.max_merges > 0) {
     params.num_merges = bounds_.max_merges;
@@ -75,10 +70,7 @@ Status StepGraph::enqueue_layer(const RunArgs& layer) const {
 
 Status StepGraph::record(std::span<const RunArgs> layers) {
   for (const RunArgs& layer : layers) {  // CUDA is asked about a kernel before the capture, not in it
-    const auto blocks = backend_.resident_blocks(choose_kernel(layer, width_, backend_.device_));
-    if (!blocks.ok()) {
-      return blocks.error();
-    }
+    PKV_RETURN_IF_ERROR(backend_.prepare(choose_kernel(layer, width_, backend_.device_)));
   }
   const cudaStream_t stream = backend_.stream_;
   PKV_RETURN_IF_ERROR(

@@ -7,7 +7,6 @@ namespace pkv::cuda {
 namespace {
 
 constexpr int kAbsentByte = kAbsent & 0xFFU;
-constexpr std::int64_t kQueueBytes = 256;  // the counters that tasks are drawn by, on lines of their own
 
 std::int64_t ml_bytes(std::int64_t slots, const AttentionShape& shape) {
   const std::int64_t words = slots * shape.group_size() * merge_parts(shape.head_dim) * 2;
@@ -17,6 +16,10 @@ std::int64_t ml_bytes(std::int64_t slots, const AttentionShape& shape) {
 std::int64_t partial_bytes(std::int64_t slots, const AttentionShape& shape) {
   return ml_bytes(slots, shape) +
          slots * shape.group_size() * shape.head_dim * static_cast<std::int64_t>(sizeof(float));
+}
+
+std::int64_t counter_bytes(const StepSizes& sizes) {
+  return sizes.finish_counters * static_cast<std::int64_t>(sizeof(std::int32_t));
 }
 
 /// At least so many bytes, all of them of one value when it grows.
@@ -56,15 +59,13 @@ Status StepMemory::reserve(const StepSizes& sizes, const AttentionShape& shape) 
   PKV_RETURN_IF_ERROR(step_.reserve(sizes.capacity.bytes(), "tasks and page ids"));
   PKV_RETURN_IF_ERROR(
       reserve_filled(partials_, partial_bytes(sizes.partial_slots, shape), kAbsentByte, "partial states"));
-  const std::int64_t counter_bytes =
-      kQueueBytes + sizes.finish_counters * static_cast<std::int64_t>(sizeof(std::int32_t));
-  return reserve_filled(counters_, counter_bytes, 0, "counters");
+  return reserve_filled(counters_, counter_bytes(sizes), 0, "counters");
 }
 
 bool StepMemory::fits(const StepSizes& sizes, const AttentionShape& shape) const {
   return has_events_ && step_.size() >= sizes.capacity.bytes() && stagings_[0].bytes.size() >= sizes.capacity.bytes() &&
          partials_.size() >= partial_bytes(sizes.partial_slots, shape) &&
-         counters_.size() >= kQueueBytes + sizes.finish_counters * static_cast<std::int64_t>(sizeof(std::int32_t));
+         counters_.size() >= counter_bytes(sizes);
 }
 
 Status StepMemory::load(const Plan& plan, const BatchState& batch, const StepCapacity& capacity, cudaStream_t stream) {
@@ -96,9 +97,7 @@ void StepMemory::fill(LayerParams& params, const StepCapacity& capacity, MergeMo
   params.page_ids = reinterpret_cast<const std::int32_t*>(step_.data() + capacity.page_ids_offset());
   params.partial_ml = reinterpret_cast<float*>(partials_.data());
   params.partial_acc = reinterpret_cast<float*>(partials_.data() + ml_bytes(partial_slots, shape));
-  params.queue = reinterpret_cast<std::int32_t*>(counters_.data());
-  params.finished =
-      merge == MergeMode::kFused ? reinterpret_cast<std::int32_t*>(counters_.data() + kQueueBytes) : nullptr;
+  params.finished = merge == MergeMode::kFused ? reinterpret_cast<std::int32_t*>(counters_.data()) : nullptr;
 }
 
 }  // namespace pkv::cuda
