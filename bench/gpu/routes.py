@@ -14,7 +14,7 @@ ROUTES = {"row": 0, "padded": 1, "bucket": 2, "split": 3, "workqueue": 4, "pages
 PAPER_SPLITS = (20, 24, 28, 32)
 TILE_TOKENS = 32  # the paper's; the rule has its own
 AFTER, DEPENDENT = 1, 2  # DecodeEntry
-WIDE, NARROW = 1, 2      # 1 + KernelWidth: kWide, kHalf
+WIDE, NARROW = 1, 2      # 1 + KernelWidth: kWide, kMedium
 
 
 def route(name, splits=0, **more):

@@ -1,10 +1,9 @@
-// Prices fitted to 842 steps on an H200 and 232 on an H100, and to 307 of 64 MiB and more that an H100 ran before merge
-// kernels started early: the random samples of bench/gpu with seeds 20260623 and 1 to 3, a grid of small steps of equal
-// rows, and the steps of ../shared/gpu (ten times the weight), each in equal chunks of 64 to 8192 tokens or uncut,
-// ragged ones in equal counts, too, and run by every kernel of its class (bench/gpu/sweep.py, fit_prices.py). On them
-// the cheapest by price is 2.0% slower than the fastest on average, most on steps of under 10 us; prices err by 4 to
-// 10% at the median of a class. Groups above 8 were fitted to 211 steps of another H200 in place of the first, as their
-// narrow kernels came later. Not here: the search (gpu_rule.cc).
+// Prices fitted to 642 steps on an H200 and 759 on H100s: random samples of bench/gpu with seeds 20260623 and 1 (of 2 to
+// 4 groups above 8), a grid of small steps of equal rows, and the steps of ../shared/gpu (ten times the weight), each in
+// equal chunks of 64 to 8192 tokens or uncut, ragged ones in equal counts, too, and run by every kernel of its class
+// (bench/gpu/sweep.py, fit_prices.py). On them the cheapest by price is 2.6% slower than the fastest measured on
+// average, most on steps of under 10 us; prices err by 5 to 11% at the median of a class. Not here: the search
+// (gpu_rule.cc).
 #include "cost/gpu_kernels.h"
 
 #include <algorithm>
@@ -21,27 +20,27 @@ constexpr double kLeastStartUs = 0.3;
 constexpr std::int64_t kMaxWaves = 64;  // looked at one by one
 
 // head_dim, group, start, overlap, room of the wide and of the narrow, merge, merge a MB, evening, sparing, then
-// {blocks, task us, token ns, uneven}: wide, half, quarter, single.
+// {blocks, task us, token ns, uneven}: wide, medium, narrow, slim.
 // clang-format off
 constexpr GpuKernelClass kClasses[] = {
-    {64, 8, 3.51, 2.81, {0.27, 0.96}, {0.20, 0.59}, 0.28, 0.74, 0.94, 0.81,
-     {{{1, 3.34, 4.10, 0.088}, {2, 2.73, 7.99, 0.098}, {5, 2.54, 17.51, 0.119}, {12, 2.95, 45.87, 0.116}}}},
-    {64, 16, 3.04, 2.85, {0.30, 0.70}, {0.44, 0.24}, 0.13, 0.87, 0.83, 2.17,
-     {{{1, 3.11, 5.12, 0.118}, {2, 3.17, 8.92, 0.158}, {}, {10, 3.96, 67.04, 0.023}}}},
-    {64, 32, 3.79, 3.50, {0.32, 0.63}, {0.23, 0.44}, 0.15, 1.13, 0.77, 3.27,
-     {{{1, 3.85, 8.25, 0.018}, {2, 3.67, 14.97, 0.025}, {}, {}}}},
-    {128, 8, 3.64, 2.18, {0.40, 1.17}, {0.49, 0.24}, 0.17, 0.98, 0.55, 1.65,
-     {{{1, 3.34, 7.49, 0.088}, {2, 1.95, 15.89, 0.036}, {4, 2.65, 30.07, 0.048}, {8, 3.10, 57.96, 0.053}}}},
-    {128, 16, 3.67, 2.82, {0.26, 0.69}, {0.23, 0.47}, 0.08, 0.77, 0.46, 3.14,
-     {{{1, 4.08, 8.49, 0.094}, {2, 4.24, 13.07, 0.132}, {}, {6, 6.60, 73.30, 0.002}}}},
-    {128, 32, 3.75, 3.48, {0.32, 0.47}, {0.42, 0.30}, 0.22, 1.01, 0.71, 0.85,
-     {{{1, 4.39, 12.94, 0.083}, {2, 3.61, 43.64, 0.066}, {}, {}}}},
-    {256, 8, 4.90, 2.93, {0.22, 0.84}, {0.47, 1.00}, 0.10, 1.01, 0.54, 0.61,
-     {{{1, 3.06, 13.71, 0.031}, {2, 2.78, 39.71, 0.005}, {}, {6, 4.02, 98.90, 0.011}}}},
-    {256, 16, 3.03, 2.72, {0.27, 0.42}, {0.52, 0.22}, 0.22, 0.31, 0.84, 0.57,
-     {{{1, 5.57, 20.68, 0.097}, {2, 6.58, 44.42, 0.049}, {}, {}}}},
-    {256, 32, 2.75, 2.47, {0.17, 0.48}, {0.48, 0.03}, 0.06, 0.52, 0.96, 0.51,
-     {{{1, 5.69, 34.42, 0.002}, {2, 7.77, 93.04, 0.086}, {}, {}}}},
+    {64, 8, 2.24, 2.59, {0.41, 0.23}, {0.22, 0.52}, 0.13, 1.67, 0.62, 0.31,
+     {{{1, 3.25, 2.84, 0.072}, {3, 2.45, 9.67, 0.345}, {4, 2.36, 9.26, 0.120}, {6, 2.56, 14.03, 0.195}}}},
+    {64, 16, 2.60, 2.65, {0.46, 0.07}, {0.38, 0.37}, 0.11, 1.39, 0.89, 0.03,
+     {{{2, 2.21, 8.80, 0.153}, {2, 2.36, 7.52, 0.238}, {3, 2.57, 9.75, 0.254}, {}}}},
+    {64, 32, 2.36, 2.18, {0.22, 0.31}, {0.27, 0.27}, 0.14, 1.12, 0.58, 0.74,
+     {{{1, 2.26, 8.65, 0.020}, {2, 3.91, 10.31, 0.189}, {3, 1.93, 20.28, 0.090}, {}}}},
+    {128, 8, 1.80, 2.93, {0.27, 0.69}, {0.26, 0.41}, 0.71, 1.11, 0.70, 0.65,
+     {{{1, 2.21, 5.69, 0.087}, {2, 1.77, 8.79, 0.066}, {3, 1.67, 12.36, 0.119}, {11, 2.06, 54.86, 0.131}}}},
+    {128, 16, 3.54, 2.38, {0.29, 0.48}, {0.33, 0.39}, 0.08, 0.82, 0.96, 0.49,
+     {{{1, 2.56, 7.16, 0.079}, {2, 3.22, 10.27, 0.113}, {3, 3.92, 13.84, 0.118}, {6, 4.29, 37.80, 0.246}}}},
+    {128, 32, 2.04, 1.84, {0.22, 0.30}, {0.21, 0.55}, 0.20, 1.34, 0.55, 2.37,
+     {{{1, 3.22, 10.67, 0.168}, {1, 2.46, 17.63, 0.015}, {2, 2.35, 33.65, 0.007}, {3, 3.21, 35.85, 0.098}}}},
+    {256, 8, 4.49, 2.14, {0.36, 1.09}, {0.32, 0.32}, 0.21, 0.86, 0.77, 0.37,
+     {{{1, 1.97, 13.58, 0.059}, {2, 1.17, 22.01, 0.047}, {3, 1.72, 22.51, 0.058}, {6, 2.55, 72.97, 0.088}}}},
+    {256, 16, 4.63, 3.28, {0.23, 0.75}, {0.22, 0.57}, 0.21, 0.55, 0.79, 0.43,
+     {{{1, 3.42, 17.05, 0.032}, {2, 4.26, 25.30, 0.135}, {3, 4.86, 40.28, 0.128}, {}}}},
+    {256, 32, 2.04, 1.75, {0.26, 0.89}, {0.56, 0.02}, 0.16, 0.42, 0.83, 3.49,
+     {{{1, 7.22, 26.34, 0.109}, {1, 5.30, 36.41, 0.006}, {}, {}}}},
 };
 // clang-format on
 
@@ -130,8 +129,9 @@ namespace {
 
 /// What of a launch's start the launch before hides. As if every launch were like this one: they are layers of a step.
 double hidden_us(const GpuKernelClass& kernels, KernelWidth width, const TaskSizes& sizes, const GpuMachine& machine) {
-  const std::int64_t blocks = std::int64_t{machine.num_sms} * kernels.at(width).blocks_per_sm;
-  const GpuRoom& room = width == KernelWidth::kWide ? kernels.wide_room : kernels.narrow_room;
+  const std::int32_t blocks_per_sm = kernels.at(width).blocks_per_sm;
+  const std::int64_t blocks = std::int64_t{machine.num_sms} * blocks_per_sm;
+  const GpuRoom& room = blocks_per_sm == 1 ? kernels.wide_room : kernels.narrow_room;
   return kernels.overlap_us * room.share(static_cast<double>(sizes.num_tasks()) / static_cast<double>(blocks));
 }
 

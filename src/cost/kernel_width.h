@@ -5,9 +5,9 @@
 
 namespace pkv {
 
-/// One long task is read fastest by all of an SM's warps; of many short ones a warp each, so that the others read while
-/// one begins or ends.
-enum class KernelWidth : std::uint8_t { kWide, kHalf, kQuarter, kSingle };
+/// One long task is read fastest by all of an SM's warps; of many short ones a few each, so that the others read while
+/// one begins or ends. How many share an SM differs by head dimension and group: GpuKernelCost::blocks_per_sm.
+enum class KernelWidth : std::uint8_t { kWide, kMedium, kNarrow, kSlim };
 inline constexpr int kNumKernelWidths = 4;
 
 }  // namespace pkv

@@ -258,8 +258,7 @@ class Decoder {
   /// With the page ids that the tile one ring later needs. Always a group.
   __device__ void copy_values(int tile) const {
     if (tile < count_) {
-      copy_rows(tile, p_.v, task_.kv_head_begin * p_.v_strides.kv_head, v_offset_,
-                stage_address(tile) + C::kTileBytes);
+      copy_rows(tile, p_.v, task_.kv_head_begin * p_.v_strides.kv_head, v_offset_, stage_address(tile) + C::kTileBytes);
       copy_ids(tile + C::kStages);
     }
     commit_copies();

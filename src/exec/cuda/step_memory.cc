@@ -64,8 +64,7 @@ Status StepMemory::reserve(const StepSizes& sizes, const AttentionShape& shape) 
 
 bool StepMemory::fits(const StepSizes& sizes, const AttentionShape& shape) const {
   return has_events_ && step_.size() >= sizes.capacity.bytes() && stagings_[0].bytes.size() >= sizes.capacity.bytes() &&
-         partials_.size() >= partial_bytes(sizes.partial_slots, shape) &&
-         counters_.size() >= counter_bytes(sizes);
+         partials_.size() >= partial_bytes(sizes.partial_slots, shape) && counters_.size() >= counter_bytes(sizes);
 }
 
 Status StepMemory::load(const Plan& plan, const BatchState& batch, const StepCapacity& capacity, cudaStream_t stream) {

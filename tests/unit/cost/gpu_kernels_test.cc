@@ -68,7 +68,7 @@ TEST(GpuKernels, ALongTaskWantsAWholeSm_ManyShortOnesShareIt) {
     const AttentionShape shape = shape_of(head_dim, 4);
     const GpuKernelClass& kernels = gpu_kernel_class(shape);
     EXPECT_EQ(cheapest_width(shape, kernels, sizes_of(32768, 8), kSms).width, KernelWidth::kWide);
-    EXPECT_GT(cheapest_width(shape, kernels, sizes_of(16, 4096), kSms).width, KernelWidth::kHalf);
+    EXPECT_GT(cheapest_width(shape, kernels, sizes_of(16, 4096), kSms).width, KernelWidth::kMedium);
   }
 }
 
