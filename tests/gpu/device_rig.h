@@ -40,15 +40,17 @@ inline CaseSpec tensor_core_spec(DType dtype, std::vector<std::int32_t> lens, st
 class DeviceRig {
  public:
   /// Room for `largest` and all cases of its shape and types with no more rows and pages. K and V begin
-  /// `kv_offset` elements behind an aligned address.
-  DeviceRig(CudaBackend& backend, const PagedCase& largest, std::int64_t kv_offset = 0)
-      : memory_(*backend.device_memory()), kv_offset_(kv_offset * dtype_bytes(largest.spec().kv_dtype)) {
+  /// `kv_offset` elements behind an aligned address, queries `q_offset`.
+  DeviceRig(CudaBackend& backend, const PagedCase& largest, std::int64_t kv_offset = 0, std::int64_t q_offset = 0)
+      : memory_(*backend.device_memory()),
+        kv_offset_(kv_offset * dtype_bytes(largest.spec().kv_dtype)),
+        q_offset_(q_offset * dtype_bytes(largest.spec().q_dtype)) {
     EXPECT_EQ(largest.spec().packing, KvPacking::kSeparate);
     num_pages_ = largest.kv().num_pages;
     out_words_ = largest.poisoned_out().size();
     expect_ok(k_.grow(kv_bytes_of(largest) + kv_offset_));
     expect_ok(v_.grow(kv_bytes_of(largest) + kv_offset_));
-    expect_ok(q_.grow(q_bytes_of(largest)));
+    expect_ok(q_.grow(q_bytes_of(largest) + q_offset_));
     expect_ok(out_.grow(q_bytes_of(largest)));
     expect_ok(lse_.grow(static_cast<std::int64_t>(largest.num_heads() * sizeof(float))));
     if (!largest.args(nullptr, nullptr).sinks.empty()) {
@@ -64,7 +66,7 @@ class DeviceRig {
     const RunArgs host = paged.args(nullptr, nullptr);
     expect_ok(memory_.upload(k_.as<std::byte>() + kv_offset_, host.kv.k, kv_bytes_of(paged)));
     expect_ok(memory_.upload(v_.as<std::byte>() + kv_offset_, host.kv.v, kv_bytes_of(paged)));
-    expect_ok(q_.upload(host.q.data, q_bytes_of(paged)));
+    expect_ok(memory_.upload(q_.as<std::byte>() + q_offset_, host.q.data, q_bytes_of(paged)));
     expect_ok(sinks_.upload(host.sinks.data(), static_cast<std::int64_t>(host.sinks.size_bytes())));
     poison();
   }
@@ -79,7 +81,7 @@ class DeviceRig {
   /// The case's arguments with device addresses.
   [[nodiscard]] RunArgs args(const PagedCase& paged) const {
     RunArgs args = paged.args(out_.data(), lse_.as<float>());
-    args.q.data = q_.data();
+    args.q.data = q_.as<std::byte>() + q_offset_;
     args.kv.k = k_.as<std::byte>() + kv_offset_;
     args.kv.v = v_.as<std::byte>() + kv_offset_;
     args.sinks = {sinks_.as<const float>(), args.sinks.size()};
@@ -105,7 +107,8 @@ class DeviceRig {
   }
 
   DeviceMemory& memory_;
-  std::int64_t kv_offset_;
+  std::int64_t kv_offset_;  // bytes, as is the next
+  std::int64_t q_offset_;
   std::int64_t num_pages_ = 0;
   std::size_t out_words_ = 0;
   DeviceTensor k_{memory_}, v_{memory_}, q_{memory_}, out_{memory_}, lse_{memory_}, sinks_{memory_};

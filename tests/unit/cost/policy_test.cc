@@ -35,8 +35,9 @@ TEST(Policy, OneLongRow_IsSplitAndAFullBatchIsNot) {
   EXPECT_EQ(policy.decide(step_of(std::vector<std::int32_t>(264, 4096)).batch())->plan.max_splits(), 1);
 }
 
+// Planning aside, which the rule does not count.
 TEST(Policy, H100_RunsThePlanOfItsKernelsRule) {
-  Policy policy = policy_of(shipped("h100"));
+  Policy policy = Policy::make(shipped("h100"), {.num_layers = kMaxLayers}, {}).value();
   for (const auto& lens : {std::vector<std::int32_t>{60000, 9000, 5000, 2500}, std::vector<std::int32_t>(8, 8192)}) {
     const testing::Step step = step_of(lens);
     const Decision decision = policy.decide(step.batch()).value();
