@@ -1,9 +1,9 @@
-// Prices fitted to 642 steps on an H200 and 759 on H100s: random samples of bench/gpu with seeds 20260623 and 1 (of 2 to
-// 4 groups above 8), a grid of small steps of equal rows, and the steps of ../shared/gpu (ten times the weight), each in
-// equal chunks of 64 to 8192 tokens or uncut, ragged ones in equal counts, too, and run by every kernel of its class
-// (bench/gpu/sweep.py, fit_prices.py). On them the cheapest by price is 2.5% slower than the fastest measured on
-// average, most on steps of under 10 us; prices err by 5 to 11% at the median of a class. Not here: the search
-// (gpu_rule.cc).
+// Prices fitted to 642 steps on an H200 and 759 on H100s: random samples of bench/gpu with seeds 20260623 and 1 (of 2
+// to 4 groups above 8), a grid of small steps of equal rows, and the steps of ../shared/gpu (10 times the weight, 25 to
+// 40 at d 128), each in equal chunks of 64 to 8192 tokens or uncut, ragged ones in equal counts, too, and run by every
+// kernel of its class (bench/gpu/sweep.py, fit_prices.py). On them the cheapest by price is 2.5% slower than the
+// fastest measured on average, most on steps of under 10 us; prices err by 5 to 11% at the median of a class. Not here:
+// the search (gpu_rule.cc).
 #include "cost/gpu_kernels.h"
 
 #include <algorithm>

@@ -3,8 +3,8 @@
 // Not here: what the columns mean (decode.cuh), the choice between them (launch.cc, cost/gpu_kernels.cc).
 //
 // Query heads per KV head: 8 * matrices * head split. Every class of head dimension and group has two to four kernels,
-// the subset of up to eighteen that was fastest on 642 steps (docs/decisions/0005-cuda-backend.md): from one block that has
-// an SM to itself (kWide) to eleven that share it, 64 to 200 KB in flight. On GPUs with 100 KB of shared memory
+// the subset of up to eighteen that was fastest on 642 steps (docs/decisions/0005-cuda-backend.md): from one block that
+// has an SM to itself (kWide) to eleven that share it, 64 to 200 KB in flight. On GPUs with 100 KB of shared memory
 // (compute capability 8.6, 8.9, 12.0) those of up to 99 KB serve.
 #pragma once
 
