@@ -84,16 +84,12 @@ struct DecodeConfig {
   static constexpr int kQueryPitch = kRowBytes + 16;  // of a head; the shift avoids bank conflicts
   // The pitch of merged states shifts neighbouring heads by 8 banks.
   static constexpr int kMergePitch = kHeadDim + 4;
-  static constexpr int kMergeFloats = kHeads * (kMergePitch + 2);  // of a slot
+  static constexpr int kMergeFloats = kHeads * (kMergePitch + 2);  // of a group
   static constexpr int kRingBytes = kGroups * kStages * kStageBytes;
   static constexpr int kQueryBytes = kHeads * kQueryPitch;
-  // States merge in the place of tiles and queries, which have been read. A slot for every group, if there is room;
-  // else half of the groups hand their states to the other half.
-  static constexpr bool kSlotForEach = kGroups * kMergeFloats * 4 <= kRingBytes + kQueryBytes;
-  static constexpr int kMergeSlots = kSlotForEach || kGroups == 1 ? kGroups : kGroups / 2;
-  static constexpr int kMergeBytes = kMergeSlots * kMergeFloats * 4;
+  static constexpr int kMergeBytes = kGroups * kMergeFloats * 4;
 
-  // Shared memory, in bytes from its start.
+  // Shared memory, in bytes from its start. States merge in the place of tiles and queries, which have been read.
   static constexpr int kRingAt = 0;
   static constexpr int kMergeAt = 0;
   static constexpr int kQueryAt = kRingAt + kRingBytes;
@@ -101,7 +97,7 @@ struct DecodeConfig {
   static constexpr int kSharedBytes = (kIdsAt + kWarps * kStages * kTileTokens * 4 + 15) / 16 * 16;
 
   static_assert(kHeadDim % 64 == 0 && kHeadDim <= 256);
-  static_assert(kWarps % kHeadSplit == 0 && (kGroups == 1 || kGroups % 2 == 0));
+  static_assert(kWarps % kHeadSplit == 0 && (kHeadSplit == 1 || kGroups > 1));
   static_assert((kStages & (kStages - 1)) == 0, "a tile finds its stage by a mask");
   static_assert(32 % kRowChunks == 0 && kTileTokens % ((32 / kRowChunks) * kHeadSplit) == 0);
 };
@@ -150,7 +146,8 @@ class Decoder {
     walk_tiles();
     sum_lanes();
     __syncthreads();  // all have read what the states overwrite
-    merge_groups();
+    store_states();
+    __syncthreads();
     write_result();
   }
 
@@ -269,8 +266,6 @@ class Decoder {
   __device__ void sync_sharers() const {
     if constexpr (C::kHeadSplit == 1) {
       __syncwarp();
-    } else if constexpr (C::kHeadSplit == C::kWarps) {
-      __syncthreads();
     } else {
       barrier_of_group<C::kGroups, 32 * C::kHeadSplit>(group_);
     }
@@ -508,22 +503,12 @@ class Decoder {
 
   // ---- the end of a task ------------------------------------------------------------------------
 
-  /// A slot holds the states of one group: in the layout of fragments while two groups join, then as
-  /// [head][dim] and (m, l) pairs behind.
+  /// A slot holds the states of one group as [head][dim], and (m, l) pairs behind.
   __device__ float* merge_slot(int slot) const {
     return reinterpret_cast<float*>(shared_ + C::kMergeAt) + slot * C::kMergeFloats;
   }
   __device__ float2* slot_ml(int slot, int head) const {
     return reinterpret_cast<float2*>(merge_slot(slot) + C::kHeads * C::kMergePitch) + head;
-  }
-
-  __device__ void merge_groups() {
-    if constexpr (C::kMergeSlots == C::kGroups) {
-      store_states(group_);
-      __syncthreads();
-    } else {
-      halve_groups();
-    }
   }
 
   __device__ void sum_lanes() {
@@ -538,75 +523,15 @@ class Decoder {
     }
   }
 
-  __device__ float4* fragment_slot(int slot, int n) const {
-    return reinterpret_cast<float4*>(merge_slot(slot)) + (part_ * C::kMatrices + n) * C::kSteps * 32 + lane_;
-  }
-
-  __device__ void store_fragments(int slot) {
-#pragma unroll
-    for (int n = 0; n < C::kMatrices; ++n) {
-#pragma unroll
-      for (int d = 0; d < C::kSteps; ++d) {
-        fragment_slot(slot, n)[d * 32] = make_float4(acc_[n][d][0], acc_[n][d][1], acc_[n][d][2], acc_[n][d][3]);
-      }
-      if (lane_ < 4) {
-        *slot_ml(slot, first_head() + n * 8 + lane_ * 2) = make_float2(m_[n][0], l_[n][0]);
-        *slot_ml(slot, first_head() + n * 8 + lane_ * 2 + 1) = make_float2(m_[n][1], l_[n][1]);
-      }
-    }
-  }
-
-  __device__ void add_fragments(int slot) {
-#pragma unroll
-    for (int n = 0; n < C::kMatrices; ++n) {
-      float theirs[2];
-      float mine[2];
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const float2 other = *slot_ml(slot, first_head() + n * 8 + lane_ % 4 * 2 + h);
-        const float top = fmaxf(m_[n][h], other.x);
-        mine[h] = weight(m_[n][h], top);
-        theirs[h] = weight(other.x, top);
-        m_[n][h] = top;
-        l_[n][h] = mine[h] * l_[n][h] + theirs[h] * other.y;
-      }
-#pragma unroll
-      for (int d = 0; d < C::kSteps; ++d) {
-        const float4 other = fragment_slot(slot, n)[d * 32];
-        acc_[n][d][0] = mine[0] * acc_[n][d][0] + theirs[0] * other.x;
-        acc_[n][d][1] = mine[1] * acc_[n][d][1] + theirs[1] * other.y;
-        acc_[n][d][2] = mine[0] * acc_[n][d][2] + theirs[0] * other.z;
-        acc_[n][d][3] = mine[1] * acc_[n][d][3] + theirs[1] * other.w;
-      }
-    }
-  }
-
-  /// The states of the upper half of the groups join those of the lower half.
-  __device__ void halve_groups() {
-    constexpr int kUpper = C::kGroups / 2;
-    if (group_ >= kUpper) {
-      store_fragments(group_ - kUpper);
-    }
-    __syncthreads();
-    if (group_ < kUpper) {
-      add_fragments(group_);
-    }
-    __syncthreads();  // the fragments lie where the rows go
-    if (group_ < kUpper) {
-      store_states(group_);
-    }
-    __syncthreads();
-  }
-
-  __device__ void store_states(int slot) const {
+  __device__ void store_states() const {
 #pragma unroll
     for (int n = 0; n < C::kMatrices; ++n) {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         const int head = first_head() + n * 8 + lane_ % 4 * 2 + h;
-        float* acc = merge_slot(slot) + head * C::kMergePitch;
+        float* acc = merge_slot(group_) + head * C::kMergePitch;
         if (lane_ < 4) {
-          *slot_ml(slot, head) = make_float2(m_[n][h], l_[n][h]);
+          *slot_ml(group_, head) = make_float2(m_[n][h], l_[n][h]);
         }
 #pragma unroll
         for (int d = 0; d < C::kSteps; ++d) {
@@ -623,10 +548,10 @@ class Decoder {
     for (int i = static_cast<int>(threadIdx.x); i < p_.group_size * quads; i += C::kThreads) {
       const int head = i / quads;
       const int d = (i - head * quads) * 4;
-      float2 ml[C::kMergeSlots];
-      float4 acc[C::kMergeSlots];
+      float2 ml[C::kGroups];
+      float4 acc[C::kGroups];
 #pragma unroll
-      for (int slot = 0; slot < C::kMergeSlots; ++slot) {
+      for (int slot = 0; slot < C::kGroups; ++slot) {
         ml[slot] = *slot_ml(slot, head);
         acc[slot] = *reinterpret_cast<const float4*>(merge_slot(slot) + head * C::kMergePitch + d);
       }

@@ -1,8 +1,6 @@
 // Parameters, the choice of a kernel, cudaLaunchKernelEx.
 #include "exec/cuda/launch.h"
 
-#include <algorithm>
-
 #include "base/math.h"
 #include "exec/cuda/runtime.h"
 

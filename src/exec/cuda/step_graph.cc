@@ -68,7 +68,7 @@ Status StepGraph::enqueue_layer(const RunArgs& layer) const {
 }
 
 Status StepGraph::record(std::span<const RunArgs> layers) {
-  for (const RunArgs& layer : layers) {  // CUDA is asked about a kernel before the capture, not in it
+  for (const RunArgs& layer : layers) {  // kernels are prepared before the capture, not in it
     PKV_RETURN_IF_ERROR(backend_.prepare(choose_kernel(layer, width_, backend_.device_)));
   }
   const cudaStream_t stream = backend_.stream_;
