@@ -1,8 +1,8 @@
 """Fits the constants of src/cost/gpu_kernels.cc to what sweep.py measured, and prints them as the table there.
 
-python3 bench/gpu/fit_prices.py sweep.json[@bytes a us]... [--seeds 20260623,1] [--rounds 1500]
+python3 bench/gpu/fit_prices.py sweep.json[@bytes a us]... [--seeds 20260623,1] [--rounds 1500] [--starts 6] [--standard-weight 10]
 Least squares of log times first, then random steps that lower the regret of the choice (the chosen time over the best
-measured one) with a little of the error. The formula is gpu_price. Needs NumPy and SciPy, no GPU.
+measured one) with a little of the error, from several starts. The formula is gpu_price. Needs NumPy and SciPy, no GPU.
 """
 import argparse
 import collections
@@ -24,7 +24,6 @@ BLOCKS = {(64, 8): (1, 3, 4, 6), (64, 16): (2, 2, 3, 0), (64, 32): (1, 2, 3, 0),
           (256, 32): (1, 1, 0, 0)}
 TOKEN_NS = {64: 3.0, 128: 4.0, 256: 9.0}  # where the fit begins
 POWER = 2.5                               # of GpuPrice::decode_us
-STANDARD_WEIGHT = 10.0                    # of a standard step beside a random one
 MOST_REGRET = 0.3                         # that one step can count for
 LAST = 0.3                                # kLastShare of gpu_kernels.cc
 LEAST_START = 0.3                         # kLeastStartUs
@@ -83,13 +82,13 @@ Measured = collections.namedtuple("Measured", "name width sizes step us read_rat
 class Table:
     """What was measured of one class, as arrays; a row is a step, a chunk and a width."""
 
-    def __init__(self, cls, measured):
+    def __init__(self, cls, measured, standard_weight):
         self.blocks = BLOCKS[cls]
         self.widths = [w for w, b in enumerate(self.blocks) if b]
         self.width = np.array([self.widths.index(m.width) for m in measured])
         names = {name: i for i, name in enumerate(dict.fromkeys(m.name for m in measured))}
         self.step = np.array([names[m.name] for m in measured])
-        weights = np.array([1.0 if RANDOM_NAME.match(name) else STANDARD_WEIGHT for name in names])
+        weights = np.array([1.0 if RANDOM_NAME.match(name) else standard_weight for name in names])
         self.weights = weights / weights.sum()
         self.us = np.array([m.us for m in measured])
         self.servers = np.array([float(SMS * self.blocks[m.width]) for m in measured])
@@ -216,12 +215,13 @@ def main():
     parser.add_argument("--seeds", default="20260623,1", help="of the sweeps")
     parser.add_argument("--rounds", type=int, default=1500)
     parser.add_argument("--starts", type=int, default=6, help="searches from different places; the best counts")
+    parser.add_argument("--standard-weight", type=float, default=10.0, help="of a standard step beside a random one")
     parser.add_argument("--only", nargs="*", help="classes, as 128,8")
     args = parser.parse_args()
     for cls, measured in sorted(load(args.sweeps, [int(word) for word in args.seeds.split(",")]).items()):
         if args.only and f"{cls[0]},{cls[1]}" not in args.only:
             continue
-        table = Table(cls, measured)
+        table = Table(cls, measured, args.standard_weight)
         prices = fit(cls, table, args.rounds, args.starts)
         regrets, errors = regret_and_error(prices, table)
         print(f"// {len(regrets)} steps: regret {np.mean(regrets):.4f}, 95% {np.quantile(regrets, 0.95):.3f}, at most "
