@@ -37,7 +37,7 @@ struct PeerCase {
 class Peer {
  public:
   Status open() {
-    auto backend = CudaBackend::create({});
+    auto backend = CudaBackend::create({.back_to_back = true});
     if (!backend.ok()) return backend.error();
     backend_ = std::move(*backend);
     return {};

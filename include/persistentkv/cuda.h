@@ -43,6 +43,8 @@ struct CudaOptions {
   std::int32_t device = 0;
   /// A cudaStream_t of the caller's, kept alive by the caller; the backend makes its own when null.
   void* stream = nullptr;
+  /// GpuMachine::back_to_back of gpu_machine(), and what kernels are chosen for.
+  bool back_to_back = false;
 };
 
 /// What a captured graph can hold; later steps must stay within it.

@@ -24,33 +24,33 @@ constexpr std::int64_t kMaxWaves = 64;  // looked at one by one
 // which d 64 in groups of 9 to 16 has none of.
 // clang-format off
 constexpr GpuKernelClass kClasses[] = {
-    {64, 8, 2.24, 2.59, {0.41, 0.23}, {0.22, 0.52}, 0.13, 1.67, 0.62, 0.31,
-     {{{1, 3.25, 2.84, 0.072}, {3, 2.45, 9.67, 0.345}, {4, 2.36, 9.26, 0.120}, {6, 2.56, 14.03, 0.195}}}},
-    {64, 16, 2.60, 2.65, {0.46, 0.07}, {0.38, 0.37}, 0.11, 1.39, 0.89, 0.03,
-     {{{2, 2.21, 8.80, 0.153}, {2, 2.36, 7.52, 0.238}, {3, 2.57, 9.75, 0.254}, {}}}},
-    {64, 32, 2.36, 2.18, {0.22, 0.31}, {0.27, 0.27}, 0.14, 1.12, 0.58, 0.74,
-     {{{1, 2.26, 8.65, 0.020}, {2, 3.91, 10.31, 0.189}, {3, 1.93, 20.28, 0.090}, {}}}},
-    {128, 8, 1.75, 2.67, {0.27, 0.58}, {0.27, 0.43}, 0.80, 1.19, 0.62, 0.62,
-     {{{1, 2.21, 5.03, 0.093}, {2, 1.73, 8.79, 0.070}, {3, 1.65, 11.79, 0.140}, {11, 2.17, 50.01, 0.129}}}},
-    {128, 16, 3.60, 2.63, {0.30, 0.40}, {0.32, 0.32}, 0.08, 0.94, 0.56, 0.38,
-     {{{1, 2.37, 8.28, 0.157}, {2, 3.08, 11.71, 0.147}, {3, 2.71, 18.21, 0.149}, {6, 4.28, 32.02, 0.114}}}},
-    {128, 32, 1.76, 3.06, {0.14, 0.24}, {0.23, 0.87}, 0.14, 1.71, 0.87, 0.69,
-     {{{1, 2.97, 11.23, 0.096}, {1, 2.13, 17.92, 0.014}, {2, 2.16, 34.95, 0.016}, {3, 3.19, 34.42, 0.149}}}},
-    {256, 8, 4.49, 2.14, {0.36, 1.09}, {0.32, 0.32}, 0.21, 0.86, 0.77, 0.37,
-     {{{1, 1.97, 13.58, 0.059}, {2, 1.17, 22.01, 0.047}, {3, 1.72, 22.51, 0.058}, {6, 2.55, 72.97, 0.088}}}},
-    {256, 16, 4.63, 3.28, {0.23, 0.75}, {0.22, 0.57}, 0.21, 0.55, 0.79, 0.43,
-     {{{1, 3.42, 17.05, 0.032}, {2, 4.26, 25.30, 0.135}, {3, 4.86, 40.28, 0.128}, {}}}},
-    {256, 32, 2.04, 1.75, {0.26, 0.89}, {0.56, 0.02}, 0.16, 0.42, 0.83, 3.49,
-     {{{1, 7.22, 26.34, 0.109}, {1, 5.30, 36.41, 0.006}, {}, {}}}},
+    {64, 8, 2.18, 2.61, {0.44, 0.24}, {0.20, 0.51}, 0.17, 1.44, 0.52, 0.32, 0.00,
+     {{{1, 3.35, 3.24, 0.079}, {3, 2.92, 8.52, 0.225}, {4, 2.64, 10.00, 0.124}, {6, 2.84, 15.33, 0.152}}}},
+    {64, 16, 2.28, 2.82, {0.52, 0.07}, {0.39, 0.21}, 0.11, 1.80, 0.80, 0.02, 0.00,
+     {{{2, 1.91, 8.76, 0.114}, {2, 2.06, 7.99, 0.173}, {3, 2.34, 10.66, 0.150}, {}}}},
+    {64, 32, 2.19, 1.95, {0.24, 0.30}, {0.30, 0.23}, 0.12, 1.20, 0.59, 0.67, 0.00,
+     {{{1, 2.25, 8.65, 0.013}, {2, 3.49, 10.53, 0.191}, {3, 1.94, 20.25, 0.088}, {}}}},
+    {128, 8, 1.91, 3.33, {0.31, 0.56}, {0.26, 0.39}, 0.89, 1.33, 0.73, 0.81, 0.00,
+     {{{1, 2.38, 5.98, 0.104}, {2, 1.96, 8.43, 0.104}, {3, 1.87, 12.66, 0.160}, {11, 2.31, 56.94, 0.086}}}},
+    {128, 16, 3.62, 2.45, {0.27, 0.39}, {0.34, 0.31}, 0.07, 0.76, 0.54, 0.36, 0.00,
+     {{{1, 2.38, 7.65, 0.153}, {2, 3.20, 11.73, 0.125}, {3, 2.75, 19.52, 0.116}, {6, 3.89, 37.22, 0.108}}}},
+    {128, 32, 1.28, 3.09, {0.14, 0.24}, {0.28, 1.00}, 0.16, 2.05, 0.79, 0.51, 0.76,
+     {{{1, 2.71, 11.69, 0.129}, {1, 1.85, 18.37, 0.013}, {2, 1.98, 30.92, 0.016}, {3, 2.55, 35.90, 0.112}}}},
+    {256, 8, 4.37, 1.82, {0.40, 1.00}, {0.30, 0.28}, 0.20, 0.84, 0.86, 0.28, 0.00,
+     {{{1, 1.96, 14.37, 0.062}, {2, 1.19, 23.91, 0.039}, {3, 1.68, 22.41, 0.063}, {6, 2.34, 64.90, 0.092}}}},
+    {256, 16, 4.33, 3.50, {0.18, 0.90}, {0.20, 0.65}, 0.16, 0.62, 0.72, 0.40, 0.00,
+     {{{1, 3.84, 17.54, 0.066}, {2, 4.52, 26.33, 0.156}, {3, 5.07, 42.23, 0.140}, {}}}},
+    {256, 32, 2.37, 2.08, {0.21, 0.97}, {0.46, 0.03}, 0.08, 0.38, 0.83, 4.00, 0.00,
+     {{{1, 7.40, 25.80, 0.103}, {1, 5.21, 36.15, 0.006}, {}, {}}}},
 };
 // clang-format on
 
 /// Tasks begun longest first: the k-th wave ends no earlier than k + 1 times the task that begins it.
-double blocks_us(const GpuKernelCost& kernel, const TaskSizes& sizes, std::int64_t blocks) {
-  const auto cost = [&](double tokens) { return kernel.task_us + kernel.token_ns * 1e-3 * tokens; };
+double blocks_us(double task_us, double token_us, const TaskSizes& sizes, std::int64_t blocks) {
+  const auto cost = [&](double tokens) { return task_us + token_us * tokens; };
   const auto num_tasks = static_cast<double>(sizes.num_tasks());
-  const double even = (num_tasks * kernel.task_us + static_cast<double>(sizes.tokens()) * kernel.token_ns * 1e-3) /
-                      static_cast<double>(blocks);
+  const double even =
+      (num_tasks * task_us + static_cast<double>(sizes.tokens()) * token_us) / static_cast<double>(blocks);
   double most = std::max(even, cost(static_cast<double>(sizes.longest())));
   const std::int64_t last = std::min(kMaxWaves, (sizes.num_tasks() - 1) / blocks);
   std::int64_t seen = 0;  // waves that have begun; of those that begin in one bin the last counts
@@ -128,12 +128,24 @@ double GpuPrice::least_us() const {
 
 namespace {
 
-/// What of a launch's start the launch before hides. As if every launch were like this one: they are layers of a step.
-double hidden_us(const GpuKernelClass& kernels, KernelWidth width, const TaskSizes& sizes, const GpuMachine& machine) {
+/// Whether a launch leaves room, from 1 to 0: GpuRoom::share.
+double room_share(const GpuKernelClass& kernels, KernelWidth width, const TaskSizes& sizes, const GpuMachine& machine) {
   const std::int32_t blocks_per_sm = kernels.at(width).blocks_per_sm;
   const std::int64_t blocks = std::int64_t{machine.num_sms} * blocks_per_sm;
   const GpuRoom& room = blocks_per_sm == 1 ? kernels.wide_room : kernels.narrow_room;
-  return kernels.overlap_us * room.share(static_cast<double>(sizes.num_tasks()) / static_cast<double>(blocks));
+  return room.share(static_cast<double>(sizes.num_tasks()) / static_cast<double>(blocks));
+}
+
+/// Whether every SM has one task, with launches behind each other: GpuKernelClass::level.
+bool is_level(std::int64_t num_tasks, const GpuMachine& machine) {
+  return machine.back_to_back && num_tasks == machine.num_sms;
+}
+
+/// token_ns of a launch of so many tasks.
+double token_us(const GpuKernelClass& kernels, const GpuKernelCost& kernel, std::int64_t num_tasks,
+                const GpuMachine& machine) {
+  const double others = is_level(num_tasks, machine) ? 1.0 - 1.0 / kernel.blocks_per_sm : 0.0;
+  return kernel.token_ns * 1e-3 * (1.0 - kernels.level * others);
 }
 
 /// As if SMs read evenly: no more than the price.
@@ -142,9 +154,11 @@ GpuPrice even_price(const AttentionShape& shape, const GpuKernelClass& kernels, 
   const GpuKernelCost& kernel = kernels.at(width);
   const std::int64_t blocks = std::int64_t{machine.num_sms} * kernel.blocks_per_sm;
   GpuPrice price;
-  price.start_us = std::max(kLeastStartUs, kernels.start_us - hidden_us(kernels, width, sizes, machine));
+  // As if every launch were like this one: they are layers of a step.
+  const double hidden_us = machine.back_to_back ? kernels.overlap_us * room_share(kernels, width, sizes, machine) : 0.0;
+  price.start_us = std::max(kLeastStartUs, kernels.start_us - hidden_us);
   price.read_us = static_cast<double>(sizes.tokens()) * shape.head_dim * 4 / machine.read_bytes_per_us;
-  price.busy_us = blocks_us(kernel, sizes, blocks);
+  price.busy_us = blocks_us(kernel.task_us, token_us(kernels, kernel, sizes.num_tasks(), machine), sizes, blocks);
   if (sizes.num_slots() > 0) {
     const double state_bytes = static_cast<double>(sizes.num_slots()) * shape.group_size() * shape.head_dim * 4;
     price.merge_us = kernels.merge_us + kernels.merge_us_per_mb * state_bytes * 1e-6;
@@ -165,7 +179,7 @@ double uneven_factor(const GpuKernelClass& kernels, KernelWidth width, const Tas
   const double blocks_a_task = static_cast<double>(std::int64_t{machine.num_sms} * kernel.blocks_per_sm) / num_tasks;
   const double full =
       blocks_a_task < 1.0 ? std::pow(blocks_a_task, kernels.evening) : std::pow(blocks_a_task, -kernels.sparing);
-  return 1.0 + kernel.uneven * full * last;
+  return 1.0 + kernel.uneven * full * (1.0 - room_share(kernels, width, sizes, machine)) * last;
 }
 
 }  // namespace
@@ -207,7 +221,7 @@ WidthPrice cheapest_width(const AttentionShape& shape, const GpuKernelClass& ker
 GpuPrice least_gpu_price(const AttentionShape& shape, const GpuKernelClass& kernels, std::int64_t num_tasks,
                          std::int64_t tokens, std::int64_t longest, const GpuMachine& machine) {
   GpuPrice least;
-  least.start_us = std::max(kLeastStartUs, kernels.start_us - kernels.overlap_us);
+  least.start_us = std::max(kLeastStartUs, kernels.start_us - (machine.back_to_back ? kernels.overlap_us : 0.0));
   least.read_us = static_cast<double>(tokens) * shape.head_dim * 4 / machine.read_bytes_per_us;
   least.busy_us = std::numeric_limits<double>::infinity();
   for (const GpuKernelCost& kernel : kernels.widths) {
@@ -215,10 +229,10 @@ GpuPrice least_gpu_price(const AttentionShape& shape, const GpuKernelClass& kern
       continue;
     }
     const double blocks = static_cast<double>(std::int64_t{machine.num_sms} * kernel.blocks_per_sm);
-    const double token_us = kernel.token_ns * 1e-3;
+    const double each_us = token_us(kernels, kernel, num_tasks, machine);
     const double even =
-        (static_cast<double>(num_tasks) * kernel.task_us + static_cast<double>(tokens) * token_us) / blocks;
-    least.busy_us = std::min(least.busy_us, std::max(even, kernel.task_us + static_cast<double>(longest) * token_us));
+        (static_cast<double>(num_tasks) * kernel.task_us + static_cast<double>(tokens) * each_us) / blocks;
+    least.busy_us = std::min(least.busy_us, std::max(even, kernel.task_us + static_cast<double>(longest) * each_us));
   }
   return least;
 }

@@ -25,7 +25,8 @@ struct GpuKernelCost {
   double uneven = 0.0;
 };
 
-/// How much of the next kernel's beginning hides behind a launch, by its fill: tasks over the blocks that run at once.
+/// The room that a launch leaves, by its fill: tasks over the blocks that run at once. Where all of it is left, SMs
+/// read evenly and the next kernel's beginning hides behind this launch.
 struct GpuRoom {
   double whole = 0.0;   // all of it up to this fill
   double fading = 0.0;  // less and less over this much more, then none
@@ -48,6 +49,9 @@ struct GpuKernelClass {
   double evening = 1.0;
   /// ... and with fewer: (tasks / blocks) ^ sparing. Half of the SMs read evenly, and as fast as all.
   double sparing = 1.0;
+  /// What of token_ns is waiting for the other blocks of an SM, where every SM has one task: with fewer or more, blocks
+  /// of launches that follow each other double up on some SMs, and the launch takes as long as those.
+  double level = 0.0;
   std::array<GpuKernelCost, kNumKernelWidths> widths;
 
   [[nodiscard]] const GpuKernelCost& at(KernelWidth width) const { return widths[static_cast<std::size_t>(width)]; }

@@ -73,6 +73,14 @@ namespace PKV_TILE_NAMESPACE {
 
 template <int kHeads>
 inline constexpr int kBlockTokens = kSums / kHeads;
+/// The heads of a block: places in scratch, a power of two, and how many of them, the first, hold a head. QK and PV
+/// leave out the others, whose dot products are 0.
+template <int kPlacesT, int kRealT = kPlacesT>
+struct Heads {
+  static constexpr int kPlaces = kPlacesT;
+  static constexpr int kReal = kRealT;
+  static_assert(kReal <= kPlaces);
+};
 /// Vectors of 16 dims, which head_dim is a multiple of.
 inline constexpr int kVectorsOf16 = 16 / kVectorLanes;
 
@@ -222,7 +230,7 @@ PKV_TILE_INLINE std::int32_t num_vectors(const HeadBlock& block) {
 // 10. Phases.
 
 /// sums[h * kTokens + t] += q[h] . k[t], of kVectors vectors of dims that are loaded together.
-template <Kind kKind, int kHeads, int kTokens, int kVectors>
+template <Kind kKind, typename H, int kTokens, int kVectors>
 PKV_TILE_INLINE void multiply_keys(const float* q, const std::byte* const* k, std::int64_t at, Floats* sums) {
   Floats keys[kTokens][kVectors];
 #pragma GCC unroll 8
@@ -232,8 +240,8 @@ PKV_TILE_INLINE void multiply_keys(const float* q, const std::byte* const* k, st
 #pragma GCC unroll 2
   for (int i = 0; i < kVectors; ++i) {
 #pragma GCC unroll 8
-    for (int h = 0; h < kHeads; ++h) {
-      const float* query = q + (i * kHeads + h) * kVectorLanes;
+    for (int h = 0; h < H::kReal; ++h) {
+      const float* query = q + (i * H::kPlaces + h) * kVectorLanes;
       if constexpr (kTokens == 1) {
         accumulate(sums[h], keys[0][i], query);
       } else {
@@ -248,11 +256,11 @@ PKV_TILE_INLINE void multiply_keys(const float* q, const std::byte* const* k, st
 }
 
 #if PKV_TILE_BF16
-/// The same of 32 dims in bf16: q [kHeads][32], from memory; lanes of k above `mask` are zero.
-template <int kHeads, int kTokens>
+/// The same of 32 dims in bf16: q [places][32], from memory; lanes of k above `mask` are zero.
+template <typename H, int kTokens>
 PKV_TILE_INLINE void multiply_bf16_keys(const std::byte* q, const __m512i* k, Floats* sums) {
 #pragma GCC unroll 8
-  for (int h = 0; h < kHeads; ++h) {
+  for (int h = 0; h < H::kReal; ++h) {
     const __m512i query = _mm512_load_si512(q + h * 64);
 #pragma GCC unroll 8
     for (int t = 0; t < kTokens; ++t) {
@@ -303,7 +311,7 @@ struct Pending {
 enum class After : std::uint8_t { kNothing, kBlock };
 
 /// 32 dims of kTokens keys.
-template <Kind kKind, int kHeads, int kTokens>
+template <Kind kKind, typename H, int kTokens>
 PKV_TILE_INLINE void multiply_pair(const float* q, const std::byte* const* k, std::int64_t at, std::int64_t next_offset,
                                    Ahead& ahead, Floats* sums) {
   constexpr int kLinesPerRow = 32 * kBytes<kKind> / kLine;
@@ -315,14 +323,14 @@ PKV_TILE_INLINE void multiply_pair(const float* q, const std::byte* const* k, st
     for (int t = 0; t < kTokens; ++t) {
       keys[t] = _mm512_loadu_si512(k[t] + at);
     }
-    multiply_bf16_keys<kHeads, kTokens>(reinterpret_cast<const std::byte*>(q), keys, sums);
+    multiply_bf16_keys<H, kTokens>(reinterpret_cast<const std::byte*>(q), keys, sums);
 #endif
   } else {
     constexpr int kLoads = 2 * kVectorsOf16 / kLoadedVectors;
 #pragma GCC unroll 4
     for (int i = 0; i < kLoads; ++i) {
-      multiply_keys<kKind, kHeads, kTokens, kLoadedVectors>(q + i * kLoadedVectors * kHeads * kVectorLanes, k,
-                                                            at + i * (32 / kLoads) * kBytes<kKind>, sums);
+      multiply_keys<kKind, H, kTokens, kLoadedVectors>(q + i * kLoadedVectors * H::kPlaces * kVectorLanes, k,
+                                                       at + i * (32 / kLoads) * kBytes<kKind>, sums);
     }
   }
   if constexpr (kPairs > 0) {
@@ -341,7 +349,7 @@ PKV_TILE_INLINE void multiply_pair(const float* q, const std::byte* const* k, st
 }
 
 /// The last 16 dims of kTokens keys.
-template <Kind kKind, int kHeads, int kTokens>
+template <Kind kKind, typename H, int kTokens>
 PKV_TILE_INLINE void multiply_odd(const float* q, const std::byte* const* k, std::int64_t at, Floats* sums) {
   if constexpr (kKind == Kind::kBF16Dot) {
 #if PKV_TILE_BF16
@@ -350,30 +358,30 @@ PKV_TILE_INLINE void multiply_odd(const float* q, const std::byte* const* k, std
     for (int t = 0; t < kTokens; ++t) {
       keys[t] = _mm512_zextsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(k[t] + at)));
     }
-    multiply_bf16_keys<kHeads, kTokens>(reinterpret_cast<const std::byte*>(q), keys, sums);
+    multiply_bf16_keys<H, kTokens>(reinterpret_cast<const std::byte*>(q), keys, sums);
 #endif
   } else {
 #pragma GCC unroll 2
     for (int i = 0; i < kVectorsOf16; ++i) {
-      multiply_keys<kKind, kHeads, kTokens, 1>(q + i * kHeads * kVectorLanes, k, at + i * kVectorLanes * kBytes<kKind>,
-                                               sums);
+      multiply_keys<kKind, H, kTokens, 1>(q + i * H::kPlaces * kVectorLanes, k, at + i * kVectorLanes * kBytes<kKind>,
+                                          sums);
     }
   }
 }
 
-/// Dot products of kHeads queries with kTokens keys, not yet added across lanes; meanwhile the last block's are.
-template <Kind kKind, int kHeads, int kTokens, After kAfter>
+/// Dot products of a block's queries with kTokens keys, not yet added across lanes; meanwhile the last block's are.
+template <Kind kKind, typename H, int kTokens, After kAfter>
 PKV_TILE_INLINE void dot_products(const HeadBlock& block, const std::byte* const* rows, const SumTree& tree,
                                   PrefetchCursor& cursor, Pending& pending, Floats* sums) {
   constexpr int kStep = 32 * kBytes<kKind>;  // bytes of a row that a step reads
-  constexpr int kQueryFloats = (kKind == Kind::kBF16Dot ? 16 : 32) * kHeads;
+  constexpr int kQueryFloats = (kKind == Kind::kBF16Dot ? 16 : 32) * H::kPlaces;
   const std::byte* k[kTokens];
 #pragma GCC unroll 8
   for (int t = 0; t < kTokens; ++t) {
     k[t] = rows[t] + block.head_offset;
   }
 #pragma GCC unroll 16
-  for (int i = 0; i < kHeads * kTokens; ++i) {
+  for (int i = 0; i < H::kPlaces * kTokens; ++i) {
     sums[i] = zero();
   }
   Ahead ahead = cursor.take(std::int64_t{block.num_pairs} * kStep * kTokens);
@@ -381,7 +389,7 @@ PKV_TILE_INLINE void dot_products(const HeadBlock& block, const std::byte* const
   std::int64_t at = 0;
   std::int32_t left = block.num_pairs;
   const auto step = [&]() PKV_TILE_ATTR __attribute__((always_inline)) {
-    multiply_pair<kKind, kHeads, kTokens>(q, k, at, block.next_offset, ahead, sums);
+    multiply_pair<kKind, H, kTokens>(q, k, at, block.next_offset, ahead, sums);
     q += kQueryFloats;
     at += kStep;
     --left;
@@ -403,7 +411,7 @@ PKV_TILE_INLINE void dot_products(const HeadBlock& block, const std::byte* const
     step();
   }
   if (__builtin_expect(block.has_odd, 0)) {
-    multiply_odd<kKind, kHeads, kTokens>(q, k, at, sums);
+    multiply_odd<kKind, H, kTokens>(q, k, at, sums);
     constexpr int kOddBytes = kTokens * 16 * kBytes<kKind>;
     if constexpr (kOddBytes % kPairBytes == 0) {  // else what is listed last is not asked for
       cursor.take(kOddBytes).prefetch(0, kOddBytes / kPairBytes);
@@ -417,17 +425,17 @@ inline constexpr bool kInHalves = kBlockTokens<kHeads> == 16;
 
 /// Dot products of a block of tokens, lane = head * T + token, whose logits go to p; those of the last block are
 /// stored. The halves of the sums are added, the rest of the tree is pending.
-template <Kind kKind, int kHeads, After kAfter>
+template <Kind kKind, typename H, After kAfter>
 PKV_TILE_INLINE void dot_block(const HeadBlock& block, const std::byte* const* rows, const SumTree& tree,
                                PrefetchCursor& cursor, Pending& pending, float* p) {
   Floats sums[kSums];
-  if constexpr (kInHalves<kHeads>) {
-    dot_products<kKind, 1, 8, kAfter>(block, rows, tree, cursor, pending, sums);
+  if constexpr (kInHalves<H::kPlaces>) {
+    dot_products<kKind, Heads<1>, 8, kAfter>(block, rows, tree, cursor, pending, sums);
     const Floats low = sum_of<8>(tree, sums);
-    dot_products<kKind, 1, 8, After::kNothing>(block, rows + 8, tree, cursor, pending, sums);
+    dot_products<kKind, Heads<1>, 8, After::kNothing>(block, rows + 8, tree, cursor, pending, sums);
     pending.take(multiply(tree.fold<kSums / 2>(low, sum_of<8>(tree, sums)), pending.factor), p);
   } else {
-    dot_products<kKind, kHeads, kBlockTokens<kHeads>, kAfter>(block, rows, tree, cursor, pending, sums);
+    dot_products<kKind, H, kBlockTokens<H::kPlaces>, kAfter>(block, rows, tree, cursor, pending, sums);
     pending.begin(tree, sums, p);
   }
 }
@@ -438,13 +446,13 @@ PKV_TILE_INLINE Mask valid_lanes(std::int32_t num_tokens) {
   return lanes_below<kBlockTokens<kHeads>>(num_tokens);
 }
 
-template <Kind kKind, int kHeads, int kBlocksLeft>
+template <Kind kKind, typename H, int kBlocksLeft>
 PKV_TILE_INLINE void dot_unrolled(const HeadBlock& block, const std::byte* const* rows, const SumTree& tree,
                                   PrefetchCursor& cursor, Pending& pending, float* p) {
   asm volatile("" ::: "memory");  // blocks of loads must not mix
-  dot_block<kKind, kHeads, After::kBlock>(block, rows, tree, cursor, pending, p);
+  dot_block<kKind, H, After::kBlock>(block, rows, tree, cursor, pending, p);
   if constexpr (kBlocksLeft > 1) {
-    dot_unrolled<kKind, kHeads, kBlocksLeft - 1>(block, rows + kBlockTokens<kHeads>, tree, cursor, pending, p + kSums);
+    dot_unrolled<kKind, H, kBlocksLeft - 1>(block, rows + kBlockTokens<H::kPlaces>, tree, cursor, pending, p + kSums);
   }
 }
 
@@ -473,26 +481,25 @@ PKV_TILE_INLINE void mask_repeats(const HeadBlock& block, std::int32_t num_token
 }
 
 /// Logits of a tile to p; returns their maximum by lane.
-template <Kind kKind, int kHeads, Rows kRows>
+template <Kind kKind, typename H, Rows kRows>
 PKV_TILE_INLINE Floats logits_of_tile(const HeadBlock& block, const Tile& tile, const LogitScale& scale,
                                       PrefetchCursor& cursor) {
-  constexpr int kTokens = kBlockTokens<kHeads>;
-  constexpr After kNext = kInHalves<kHeads> ? After::kNothing : After::kBlock;
+  constexpr int kTokens = kBlockTokens<H::kPlaces>;
+  constexpr After kNext = kInHalves<H::kPlaces> ? After::kNothing : After::kBlock;
   const SumTree tree;
   Pending pending;
   pending.factor = splat(scale.factor);
   pending.maximum = splat(kMinusInf);
-  dot_block<kKind, kHeads, After::kNothing>(block, tile.k, tree, cursor, pending, block.p);
-  if (kRows == Rows::kUnrolled && !kInHalves<kHeads> && tile.num_tokens == kTileTokens) {
-    dot_unrolled<kKind, kHeads, kTileTokens / kTokens - 1>(block, tile.k + kTokens, tree, cursor, pending,
-                                                           block.p + kSums);
+  dot_block<kKind, H, After::kNothing>(block, tile.k, tree, cursor, pending, block.p);
+  if (kRows == Rows::kUnrolled && !kInHalves<H::kPlaces> && tile.num_tokens == kTileTokens) {
+    dot_unrolled<kKind, H, kTileTokens / kTokens - 1>(block, tile.k + kTokens, tree, cursor, pending, block.p + kSums);
   } else {
 #pragma GCC unroll 1
     for (std::int32_t t = kTokens; t < tile.num_tokens; t += kTokens) {
-      dot_block<kKind, kHeads, kNext>(block, tile.k + t, tree, cursor, pending, block.p + t * kHeads);
+      dot_block<kKind, H, kNext>(block, tile.k + t, tree, cursor, pending, block.p + t * H::kPlaces);
     }
   }
-  if constexpr (!kInHalves<kHeads>) {
+  if constexpr (!kInHalves<H::kPlaces>) {
     pending.go_on(tree);
     pending.fold_pairs(tree);
     pending.store_logits(tree);
@@ -500,9 +507,9 @@ PKV_TILE_INLINE Floats logits_of_tile(const HeadBlock& block, const Tile& tile, 
   // The repeats of the last token have its logit, so that the maximum is right with them.
   Floats maximum = pending.maximum;
   if (__builtin_expect(scale.has_cap, 0)) {
-    maximum = cap_logits<kHeads>(block, tile.num_tokens, scale.cap);
+    maximum = cap_logits<H::kPlaces>(block, tile.num_tokens, scale.cap);
   }
-  mask_repeats<kHeads>(block, tile.num_tokens);
+  mask_repeats<H::kPlaces>(block, tile.num_tokens);
   return maximum;
 }
 
@@ -554,9 +561,9 @@ PKV_TILE_INLINE const float* weights_of(const float* p, std::int32_t token) {
   return p + token / kTokens * kSums + token % kTokens;
 }
 
-/// sums[i * kHeads + h] += weight[h] * v[i], of kVectors vectors: a multiple of kLoadedVectors, or 1 for the odd vector
+/// sums[i * places + h] += weight[h] * v[i], of kVectors vectors: a multiple of kLoadedVectors, or 1 for the odd vector
 /// at the end of a row.
-template <Kind kKind, int kHeads, int kVectors>
+template <Kind kKind, typename H, int kVectors>
 PKV_TILE_INLINE void add_token(const std::byte* v, const float* weights, Floats* sums) {
   constexpr int kTogether = std::min(kVectors, kLoadedVectors);
 #pragma GCC unroll 8
@@ -564,10 +571,10 @@ PKV_TILE_INLINE void add_token(const std::byte* v, const float* weights, Floats*
     Floats values[kTogether];
     load_elements<kKind, kTogether>(v + i * kVectorLanes * kBytes<kKind>, values);
 #pragma GCC unroll 8
-    for (int h = 0; h < kHeads; ++h) {
+    for (int h = 0; h < H::kReal; ++h) {
 #pragma GCC unroll 2
       for (int j = 0; j < kTogether; ++j) {
-        add_weighted(sums[(i + j) * kHeads + h], weights + h * kBlockTokens<kHeads>, values[j]);
+        add_weighted(sums[(i + j) * H::kPlaces + h], weights + h * kBlockTokens<H::kPlaces>, values[j]);
       }
     }
   }
@@ -585,17 +592,17 @@ inline constexpr int kStepTokens = std::max({kBlockTokens<kHeads>,
                                              kPairBytes / (kVectors * kVectorLanes * kBytes<kKind>), 32 / kSums});
 
 /// The tokens of a step, with their share of the prefetches.
-template <Kind kKind, int kHeads, int kVectors>
+template <Kind kKind, typename H, int kVectors>
 PKV_TILE_INLINE void add_step(const Column& column, const std::byte* const* rows, const float* p,
                               PrefetchCursor& cursor, Floats* sums) {
-  constexpr int kTokens = kStepTokens<kKind, kHeads, kVectors>;
+  constexpr int kTokens = kStepTokens<kKind, H::kPlaces, kVectors>;
   constexpr int kRowBytes = kVectors * kVectorLanes * kBytes<kKind>;
   constexpr int kPairs = kTokens * kRowBytes / kPairBytes;
   const Ahead ahead = cursor.take(kTokens * kRowBytes);
 #pragma GCC unroll 16
   for (int t = 0; t < kTokens; ++t) {
     const std::byte* v = rows[t] + column.offset;
-    add_token<kKind, kHeads, kVectors>(v, weights_of<kHeads>(p, t), sums);
+    add_token<kKind, H, kVectors>(v, weights_of<H::kPlaces>(p, t), sums);
     // Pairs of lines, as evenly as pairs allow.
     ahead.prefetch(t * kPairs / kTokens, (t + 1) * kPairs / kTokens);
     if (column.next_offset != 0) {
@@ -604,59 +611,59 @@ PKV_TILE_INLINE void add_step(const Column& column, const std::byte* const* rows
   }
 }
 
-template <Kind kKind, int kHeads, int kVectors, int kStepsLeft>
+template <Kind kKind, typename H, int kVectors, int kStepsLeft>
 PKV_TILE_INLINE void add_unrolled(const Column& column, const std::byte* const* rows, const float* p,
                                   PrefetchCursor& cursor, Floats* sums) {
-  constexpr int kTokens = kStepTokens<kKind, kHeads, kVectors>;
-  add_step<kKind, kHeads, kVectors>(column, rows, p, cursor, sums);
+  constexpr int kTokens = kStepTokens<kKind, H::kPlaces, kVectors>;
+  add_step<kKind, H, kVectors>(column, rows, p, cursor, sums);
   if constexpr (kStepsLeft > 1) {
-    add_unrolled<kKind, kHeads, kVectors, kStepsLeft - 1>(column, rows + kTokens, p + kTokens * kHeads, cursor, sums);
+    add_unrolled<kKind, H, kVectors, kStepsLeft - 1>(column, rows + kTokens, p + kTokens * H::kPlaces, cursor, sums);
   }
 }
 
 /// acc of kVectors vectors from vector `first` on += weights * V, over the tile.
-template <Kind kKind, int kHeads, int kVectors, Rows kRows>
+template <Kind kKind, typename H, int kVectors, Rows kRows>
 PKV_TILE_INLINE void add_column(const HeadBlock& block, const Tile& tile, std::int32_t first, PrefetchCursor& cursor) {
-  constexpr int kTokens = kStepTokens<kKind, kHeads, kVectors>;
+  constexpr int kTokens = kStepTokens<kKind, H::kPlaces, kVectors>;
   constexpr int kRowBytes = kVectors * kVectorLanes * kBytes<kKind>;
-  float* acc = block.acc + first * kHeads * kVectorLanes;
+  float* acc = block.acc + first * H::kPlaces * kVectorLanes;
   const std::int64_t first_byte = first * kVectorLanes * kBytes<kKind>;
   const Column column = {.offset = block.head_offset + first_byte,
                          .next_offset = kRowBytes >= kLine || first_byte % kLine == 0 ? block.next_offset : 0};
-  Floats sums[kHeads * kVectors];
+  Floats sums[H::kPlaces * kVectors];
 #pragma GCC unroll 16
-  for (int i = 0; i < kHeads * kVectors; ++i) {
-    sums[i] = load(acc + i * kVectorLanes);
+  for (int i = 0; i < H::kPlaces * kVectors; ++i) {
+    if (i % H::kPlaces < H::kReal) sums[i] = load(acc + i * kVectorLanes);
   }
   std::int32_t t = 0;
   if (kRows == Rows::kUnrolled && kVectors >= kLoadedVectors && tile.num_tokens == kTileTokens) {
-    add_unrolled<kKind, kHeads, kVectors, kTileTokens / kTokens>(column, tile.v, block.p, cursor, sums);
+    add_unrolled<kKind, H, kVectors, kTileTokens / kTokens>(column, tile.v, block.p, cursor, sums);
     t = kTileTokens;
   }
 #pragma GCC unroll 1
   for (; t + kTokens <= tile.num_tokens; t += kTokens) {
-    add_step<kKind, kHeads, kVectors>(column, tile.v + t, block.p + t * kHeads, cursor, sums);
+    add_step<kKind, H, kVectors>(column, tile.v + t, block.p + t * H::kPlaces, cursor, sums);
   }
 #pragma GCC unroll 1
   for (; t < tile.num_tokens; ++t) {
-    add_token<kKind, kHeads, kVectors>(tile.v[t] + column.offset, weights_of<kHeads>(block.p, t), sums);
+    add_token<kKind, H, kVectors>(tile.v[t] + column.offset, weights_of<H::kPlaces>(block.p, t), sums);
   }
 #pragma GCC unroll 16
-  for (int i = 0; i < kHeads * kVectors; ++i) {
-    store(acc + i * kVectorLanes, sums[i]);
+  for (int i = 0; i < H::kPlaces * kVectors; ++i) {
+    if (i % H::kPlaces < H::kReal) store(acc + i * kVectorLanes, sums[i]);
   }
 }
 
 /// All of head_dim, in columns of kVectors vectors, then of half as many, down to 16 dims.
-template <Kind kKind, int kHeads, int kVectors, Rows kRows>
+template <Kind kKind, typename H, int kVectors, Rows kRows>
 PKV_TILE_INLINE void add_columns(const HeadBlock& block, const Tile& tile, std::int32_t first, PrefetchCursor& cursor) {
   const std::int32_t end = num_vectors(block);
 #pragma GCC unroll 1
   for (; first + kVectors <= end; first += kVectors) {
-    add_column<kKind, kHeads, kVectors, kRows>(block, tile, first, cursor);
+    add_column<kKind, H, kVectors, kRows>(block, tile, first, cursor);
   }
   if constexpr (kVectors > kVectorsOf16) {
-    add_columns<kKind, kHeads, kVectors / 2, kRows>(block, tile, first, cursor);
+    add_columns<kKind, H, kVectors / 2, kRows>(block, tile, first, cursor);
   }
 }
 
@@ -664,19 +671,19 @@ template <int kHeads>
 inline constexpr int kColumnVectors = kSums / kHeads > 8 ? 8 : kSums / kHeads;
 
 /// QK and softmax of one head block over a tile. Not inlined: a phase is a loop nest that registers are given to.
-template <Kind kKind, int kHeads, Rows kRows>
+template <Kind kKind, typename H, Rows kRows>
 __attribute__((noinline)) void weigh_keys(const HeadBlock& block, const Tile& tile, const LogitScale& scale,
                                           PrefetchCursor& caller_cursor) {
   PrefetchCursor cursor = caller_cursor;
-  const Floats maximum = logits_of_tile<kKind, kHeads, kRows>(block, tile, scale, cursor);
-  softmax_of_tile<kHeads>(block, maximum, tile.num_tokens);
+  const Floats maximum = logits_of_tile<kKind, H, kRows>(block, tile, scale, cursor);
+  softmax_of_tile<H::kPlaces>(block, maximum, tile.num_tokens);
   caller_cursor = cursor;
 }
 
-template <Kind kKind, int kHeads, Rows kRows>
+template <Kind kKind, typename H, Rows kRows>
 __attribute__((noinline)) void add_values(const HeadBlock& block, const Tile& tile, PrefetchCursor& caller_cursor) {
   PrefetchCursor cursor = caller_cursor;
-  add_columns<kKind, kHeads, kColumnVectors<kHeads>, kRows>(block, tile, 0, cursor);
+  add_columns<kKind, H, kColumnVectors<H::kPlaces>, kRows>(block, tile, 0, cursor);
   caller_cursor = cursor;
 }
 
@@ -1014,10 +1021,6 @@ class TaskRun {
  private:
   static constexpr std::int64_t kElementBytes = kBytes<kKind>;
   static constexpr bool kByAmx = kKind == Kind::kBF16Amx;
-  /// Groups of 6 as one block: on an Emerald Rapids server 5 to 10% slower in the cache, 8 to 13% faster from memory;
-  /// by AVX2 and by vdpbf16ps slower (decision 0006).
-  static constexpr bool kPadsSix = kVectorLanes == 16 && kKind != Kind::kBF16Dot;
-
   /// By AMX, four blocks of 16 tokens share a load of queries, and acc is loaded and stored once for all of them; not
   /// where blocks have to be copied (pages of one token: .47 of the probe with 32, .38 with 64).
   static std::int32_t least_tokens(const KvLayout& layout) {
@@ -1074,111 +1077,143 @@ class TaskRun {
   [[nodiscard]] Places places_of(const Tile& /*tile*/) const { return {}; }
 #endif
 
-  /// visit(heads, block, cursor) for the blocks of a group. Blocks that are alike share what they ask for ahead; else
+  /// visit(part, block, cursor) for the blocks of a group. Blocks that are alike share what they ask for ahead; else
   /// the first asks for all of it.
   template <typename Visit>
   PKV_TILE_INLINE void visit_blocks(std::int32_t head, std::int64_t head_stride, PrefetchCursor& cursor,
                                     Visit visit) const {
     const PrefetchCursor begin = cursor;
-    for (std::int32_t in_group = 0, turn = 0; in_group < group_size_; ++turn) {
-      const std::int32_t heads = block_heads(group_size_ - in_group);
-      const HeadBlock block = head_block(head, in_group, head_stride);
+    std::int32_t turn = 0;
+    for_each_part(group_size_, [&](const GroupPart& part) PKV_TILE_ATTR {
+      const HeadBlock block = head_block(head, part, head_stride);
       if (turn < num_sharing_) {
         PrefetchCursor own = begin.in_turns(num_sharing_, turn);
-        visit(heads, block, own);
+        visit(part, block, own);
         cursor = own.in_turns(1, 0);
       } else {
         PrefetchCursor none = PrefetchCursor::nothing();
-        visit(heads, block, none);
+        visit(part, block, none);
       }
-      in_group += heads;
-    }
+      ++turn;
+    });
   }
 
   template <Rows kRows>
   PKV_TILE_INLINE void weigh_head(std::int32_t head, const Tile& tile, [[maybe_unused]] const Places& places,
                                   PrefetchCursor& cursor) const {
-    visit_blocks(head, k_head_, cursor, [&](std::int32_t heads, const HeadBlock& block, PrefetchCursor& own) {
-      switch (heads) {
+    visit_blocks(head, k_head_, cursor, [&](const GroupPart& part, const HeadBlock& block, PrefetchCursor& own) {
 #if PKV_TILE_AMX
+      switch (part.places) {
         case 16: weigh_keys_by_tmm<16>(block, tile, places, scale_, own); break;
         case 8: weigh_keys_by_tmm<8>(block, tile, places, scale_, own); break;
         default: weigh_keys_by_tmm<4>(block, tile, places, scale_, own); break;
-#else
-        case 8: weigh_keys<kKind, 8, kRows>(block, tile, scale_, own); break;
-        case 4: weigh_keys<kKind, 4, kRows>(block, tile, scale_, own); break;
-        case 2: weigh_keys<kKind, 2, kRows>(block, tile, scale_, own); break;
-        default: weigh_keys<kKind, 1, kRows>(block, tile, scale_, own); break;
-#endif
       }
+#else
+      const auto by = [&]<typename H>(H) { weigh_keys<kKind, H, kRows>(block, tile, scale_, own); };
+      with_heads(part, by);
+#endif
     });
   }
 
   template <Rows kRows>
   PKV_TILE_INLINE void add_head(std::int32_t head, const Tile& tile, [[maybe_unused]] const Places& places,
                                 PrefetchCursor& cursor) const {
-    visit_blocks(head, v_head_, cursor, [&](std::int32_t heads, const HeadBlock& block, PrefetchCursor& own) {
-      switch (heads) {
+    visit_blocks(head, v_head_, cursor, [&](const GroupPart& part, const HeadBlock& block, PrefetchCursor& own) {
 #if PKV_TILE_AMX
+      switch (part.places) {
         case 16: add_values_by_tmm<16>(block, tile, places, own); break;
         case 8: add_values_by_tmm<8>(block, tile, places, own); break;
         default: add_values_by_tmm<4>(block, tile, places, own); break;
-#else
-        case 8: add_values<kKind, 8, kRows>(block, tile, own); break;
-        case 4: add_values<kKind, 4, kRows>(block, tile, own); break;
-        case 2: add_values<kKind, 2, kRows>(block, tile, own); break;
-        default: add_values<kKind, 1, kRows>(block, tile, own); break;
-#endif
       }
+#else
+      const auto by = [&]<typename H>(H) { add_values<kKind, H, kRows>(block, tile, own); };
+      with_heads(part, by);
+#endif
     });
   }
 
-  /// Heads of the next block of a group that has `left` heads left: 8, then one block each of 4, 2 and 1; three blocks
-  /// of 7, two of 3 and some of 6 are one that is not full, as each block reads and converts K and V anew. By AMX, 16,
-  /// then one of 16, 8 or 4 that need not be full.
-  static std::int32_t block_heads(std::int32_t left) {
-    if constexpr (kByAmx) {
-      return left > 8 ? 16 : left > 4 ? 8 : 4;
+  struct GroupPart {
+    std::int32_t first;   // head of the group
+    std::int32_t row;     // of a KV head's scratch
+    std::int32_t places;  // as of Heads
+    std::int32_t real;
+  };
+
+  /// visit(Heads<...>) as the part is.
+  template <typename Visit>
+  static void with_heads(const GroupPart& part, Visit visit) {
+    if (part.places == 8) {
+      switch (part.real) {
+        case 8: return visit(Heads<8>());
+        case 7: return visit(Heads<8, 7>());
+        case 6: return visit(Heads<8, 6>());
+        case 5: return visit(Heads<8, 5>());
+        default: return visit(Heads<8, 4>());  // of a group of 9
+      }
     }
-    if (left >= 7 || (left == 6 && kPadsSix)) {
-      return 8;
+    switch (part.real) {
+      case 4: return visit(Heads<4>());
+      case 3: return visit(Heads<4, 3>());
+      case 2: return visit(Heads<2>());
+      default: return visit(Heads<1>());
     }
-    return left >= 3 ? 4 : left;
   }
+
+  /// visit(part) for the parts of a group, a block each. A group of up to 8 is one, as each block reads and converts K
+  /// and V anew; larger ones are blocks of 8 places that hold equal parts. By AMX, 16 heads each, then one block of 16,
+  /// 8 or 4 that need not be full.
+  template <typename Visit>
+  PKV_TILE_INLINE static void for_each_part(std::int32_t group_size, Visit visit) {
+    GroupPart part = {};
+    for (; part.first < group_size; part.first += part.real, part.row += part.places) {
+      const std::int32_t left = group_size - part.first;
+      if constexpr (kByAmx) {
+        part.places = left > 8 ? 16 : left > 4 ? 8 : 4;
+        part.real = std::min(left, part.places);
+      } else if (group_size > 4) {
+        part.places = 8;
+        part.real = ceil_div(left, ceil_div(left, part.places));
+      } else {
+        part.places = left == 3 ? 4 : left;
+        part.real = left;
+      }
+      visit(part);
+    }
+  }
+
   /// Rows of scratch of a KV head: no more than padded_group.
   static std::int32_t rows_of_group(std::int32_t group_size) {
     if constexpr (kByAmx) {
       return padded_group(group_size);
     }
     std::int32_t rows = 0;
-    while (rows < group_size) {
-      rows += block_heads(group_size - rows);
-    }
+    for_each_part(group_size, [&](const GroupPart& part) PKV_TILE_ATTR { rows += part.places; });
     return rows;
   }
 
   /// Blocks that share what a group asks for ahead: all, where all are alike, or the first alone.
   static std::int32_t blocks_that_share(std::int32_t group_size) {
     std::int32_t blocks = 0;
-    for (std::int32_t heads = 0; heads < group_size; heads += block_heads(group_size - heads)) {
-      if (block_heads(group_size - heads) != block_heads(group_size)) {
-        return 1;
-      }
+    std::int32_t places = 0;
+    bool are_alike = true;
+    for_each_part(group_size, [&](const GroupPart& part) PKV_TILE_ATTR {
+      are_alike = are_alike && (blocks == 0 || part.places == places);
+      places = part.places;
       ++blocks;
-    }
-    return blocks;
+    });
+    return are_alike ? blocks : 1;
   }
 
-  [[nodiscard]] PKV_TILE_INLINE HeadBlock head_block(std::int32_t head, std::int32_t in_group,
+  [[nodiscard]] PKV_TILE_INLINE HeadBlock head_block(std::int32_t head, const GroupPart& part,
                                                      std::int64_t head_stride) const {
-    const std::int64_t local = std::int64_t{head} * group_rows_ + in_group;
+    const std::int64_t local = std::int64_t{head} * group_rows_ + part.row;
     return {.q = scratch_.q + local * row_floats_,
             .acc = scratch_.acc + local * row_floats_,
             .p = scratch_.p + local * kMostTileTokens,
             .m = scratch_.m + local * kMaxLanes,
             .l = scratch_.l + local * kMaxLanes,
             .head_offset = head * head_stride,
-            .next_offset = in_group == 0 && head + 1 < num_kv_heads_ ? head_stride : 0,
+            .next_offset = part.first == 0 && head + 1 < num_kv_heads_ ? head_stride : 0,
             .num_pairs = num_pairs_,
             .has_odd = has_odd_};
   }
@@ -1199,24 +1234,17 @@ class TaskRun {
                                         : LogitScale{.factor = args_.scale * kLog2E, .cap = 0.0F, .has_cap = false};
     const std::int64_t num_rows = std::int64_t{num_kv_heads_} * group_rows_;
     for (std::int32_t head = 0; head < num_kv_heads_; ++head) {
-      for (std::int32_t in_group = 0; in_group < group_size_;) {
-        const std::int32_t heads = block_heads(group_size_ - in_group);
-        float* to = scratch_.q + (std::int64_t{head} * group_rows_ + in_group) * row_floats_;
-        const std::int32_t q_head = (task_.kv_head_begin + head) * group_size_ + in_group;
+      for_each_part(group_size_, [&](const GroupPart& part) PKV_TILE_ATTR {
+        float* to = scratch_.q + (std::int64_t{head} * group_rows_ + part.row) * row_floats_;
+        const std::int32_t q_head = (task_.kv_head_begin + head) * group_size_ + part.first;
 #if PKV_TILE_AMX
-        pack_queries(query(q_head), args_.q.head_stride * dtype_bytes(DType::kBF16),
-                     std::min(heads, group_size_ - in_group), num_pairs_, to);
+        pack_queries(query(q_head), args_.q.head_stride * dtype_bytes(DType::kBF16), part.real, num_pairs_, to);
 #else
-        const std::int32_t real_heads = std::min(heads, group_size_ - in_group);
-        if (real_heads < heads) {
-          std::fill_n(to, std::int64_t{heads} * row_floats_, 0.0F);
-        }
-        for (std::int32_t h = 0; h < real_heads; ++h) {
-          load_query(q_head + h, h, heads, to);
+        for (std::int32_t h = 0; h < part.real; ++h) {
+          load_query(q_head + h, h, part.places, to);
         }
 #endif
-        in_group += heads;
-      }
+      });
     }
     for (std::int64_t i = 0; i < num_rows * row_floats_; i += kVectorLanes) {
       store(scratch_.acc + i, zero());
@@ -1277,17 +1305,15 @@ class TaskRun {
   /// Hands every head's state over: to the output, or to its partial slot.
   void finish() const {
     for (std::int32_t head = 0; head < num_kv_heads_; ++head) {
-      for (std::int32_t in_group = 0; in_group < group_size_;) {
-        const std::int32_t heads = block_heads(group_size_ - in_group);
-        const HeadBlock block = head_block(head, in_group, 0);
-        const std::int32_t tokens = kSums / heads;
-        for (std::int32_t h = 0; h < std::min(heads, group_size_ - in_group); ++h) {
+      for_each_part(group_size_, [&](const GroupPart& part) PKV_TILE_ATTR {
+        const HeadBlock block = head_block(head, part, 0);
+        const std::int32_t tokens = kSums / part.places;
+        for (std::int32_t h = 0; h < part.real; ++h) {
           const float* l = block.l + h * tokens;
-          hand_over(head, in_group + h, block.m[h * tokens] * kLn2, std::accumulate(l, l + tokens, 0.0F), block, h,
-                    heads);
+          hand_over(head, part.first + h, block.m[h * tokens] * kLn2, std::accumulate(l, l + tokens, 0.0F), block, h,
+                    part.places);
         }
-        in_group += heads;
-      }
+      });
     }
   }
 

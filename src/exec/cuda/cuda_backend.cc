@@ -40,7 +40,7 @@ Result<std::unique_ptr<Backend>> Backend::create(const CudaOptions& options) {
                              device.compute_major, device.compute_minor),
                  "device"};
   }
-  std::unique_ptr<Backend> backend(new Backend(device));
+  std::unique_ptr<Backend> backend(new Backend(device, options.back_to_back));
   PKV_RETURN_IF_ERROR(backend->open(options.stream));
   return backend;
 }
@@ -86,6 +86,12 @@ Capabilities Backend::capabilities() const {
           .f32 = true,
           .f16 = true,
           .bf16 = true};
+}
+
+GpuMachine Backend::gpu_machine() const {
+  GpuMachine machine(device_.num_sms, device_.read_bytes_per_us);
+  machine.back_to_back = back_to_back_ && can_depend();
+  return machine;
 }
 
 Status Backend::reserve(const Plan& plan) {

@@ -26,7 +26,7 @@ class Backend final : public CudaBackend {
   [[nodiscard]] std::string describe() const override;
   [[nodiscard]] Capabilities capabilities() const override;
   [[nodiscard]] std::int32_t num_workers() const override { return device_.num_sms; }
-  [[nodiscard]] GpuMachine gpu_machine() const override { return {device_.num_sms, device_.read_bytes_per_us}; }
+  [[nodiscard]] GpuMachine gpu_machine() const override;
   DeviceMemory* device_memory() override { return &memory_; }
   [[nodiscard]] bool supports(Route route) const override { return !is_external(route) || external_ != nullptr; }
   Status reserve(const Plan& plan) override;
@@ -52,7 +52,8 @@ class Backend final : public CudaBackend {
 
  private:
   friend class StepGraph;
-  explicit Backend(CudaDevice device) : device_(std::move(device)), memory_(device_.ordinal, device_.l2_bytes) {}
+  Backend(CudaDevice device, bool back_to_back)
+      : device_(std::move(device)), memory_(device_.ordinal, device_.l2_bytes), back_to_back_(back_to_back) {}
   Status open(void* stream);
   /// Ahead of a kernel's first launch, and not in a capture.
   Status prepare(const KernelEntry& kernel);
@@ -65,6 +66,7 @@ class Backend final : public CudaBackend {
 
   CudaDevice device_;
   CudaMemory memory_;
+  bool back_to_back_ = false;
   cudaStream_t own_stream_ = nullptr;
   cudaStream_t stream_ = nullptr;
   Event begin_;
