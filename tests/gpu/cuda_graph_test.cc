@@ -147,6 +147,42 @@ TEST_P(CudaGraphTest, SeveralLayers_AreAllReplayed) {
   paged.expect_agreement(second.read(paged), kTensorCores);
 }
 
+// Layers overlap, and have their partial states in the same place: none may take another's.
+TEST_P(CudaGraphTest, LayersOfOtherQueries_DoNotMix) {
+  constexpr int kLayers = 12;
+  constexpr int kReplays = 10;
+  for (const std::int32_t group_size : {4, 16, 32}) {
+    for (const std::int32_t splits : {2, 8, 16, 33, 66, 130}) {
+      const CaseSpec spec = tensor_core_spec(DType::kF16, {9000}, 128, group_size);
+      const PagedCase paged(spec);
+      const Plan plan =
+          make_plan(paged.batch(), {.route = Route::kSplit, .splits = splits, .merge = GetParam()}).value();
+      SCOPED_TRACE(plan.to_string(0));
+      std::vector<std::unique_ptr<DeviceRig>> rigs;
+      std::vector<CaseOutput> expected;
+      std::vector<RunArgs> layers;
+      for (int i = 0; i < kLayers; ++i) {
+        CaseSpec other = spec;
+        other.seed += static_cast<std::uint32_t>(i);
+        rigs.push_back(std::make_unique<DeviceRig>(*backend_, paged));
+        rigs.back()->load_queries(PagedCase(other));
+        expected.push_back(run_on(*backend_, *rigs.back(), paged, plan));
+        layers.push_back(rigs.back()->args(paged));
+      }
+      const auto graph = backend_->capture(plan, paged.batch(), CudaGraphBounds::around(plan, paged.batch()), layers);
+      ASSERT_TRUE(graph.ok()) << graph.error().to_string();
+      for (int replay = 0; replay < kReplays; ++replay) {
+        for (const auto& rig : rigs) rig->poison();
+        expect_ok((*graph)->launch());
+        expect_ok(backend_->synchronize());
+        for (std::size_t i = 0; i < rigs.size(); ++i) {
+          ASSERT_EQ(rigs[i]->read(paged).out, expected[i].out) << "layer " << i << ", replay " << replay;
+        }
+      }
+    }
+  }
+}
+
 TEST_P(CudaGraphTest, StepsAboveABound_AreErrorsThatNameIt) {
   const PlanOptions options = split_plan(GetParam());
   GraphRig graph(*backend_, tensor_core_spec(DType::kF16, {500, 400}), options, 1.0);

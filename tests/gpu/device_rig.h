@@ -71,6 +71,11 @@ class DeviceRig {
     poison();
   }
 
+  /// The queries of another case of the same shape and rows in place of this one's.
+  void load_queries(const PagedCase& other) {
+    expect_ok(memory_.upload(q_.as<std::byte>() + q_offset_, other.args(nullptr, nullptr).q.data, q_bytes_of(other)));
+  }
+
   void poison() {
     const std::vector<std::uint32_t> nan(out_words_, 0x7FC07FC0U);
     expect_ok(memory_.upload(out_.data(), nan.data(), static_cast<std::int64_t>(nan.size() * 4)));

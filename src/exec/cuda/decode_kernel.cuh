@@ -17,7 +17,6 @@ __global__ void __launch_bounds__(C::kThreads, blocks_that_fit(kArch, C::kShared
     decode_kernel(const __grid_constant__ LayerParams p) {
   if constexpr (kCanRun<C>) {  // else never launched: find_mma_kernel passes it over
     extern __shared__ __align__(128) unsigned char shared[];
-    start_dependents();
     DeviceTask task = p.tasks[blockIdx.x];
     if (task.row < 0) {  // a graph with more blocks than tasks
       wait_for_predecessor();
@@ -27,6 +26,7 @@ __global__ void __launch_bounds__(C::kThreads, blocks_that_fit(kArch, C::kShared
       Decoder<C> decoder(p, task, shared);
       decoder.prepare();
       wait_for_predecessor();
+      start_dependents();  // not before: the merge kernel would take the states of the layer ahead
       decoder.run();
       if (task.kv_head_begin + 1 >= task.kv_head_end) {
         return;

@@ -64,7 +64,8 @@ const KernelEntry& choose_kernel(const RunArgs& args, KernelWidth width, const C
 }
 
 std::int64_t merge_blocks(const MergeEntry& merge, std::int64_t num_ranges, const AttentionShape& shape) {
-  return ceil_div<std::int64_t>(num_ranges * shape.num_q_heads * merge_parts(shape.head_dim), merge.units_per_block);
+  return ceil_div<std::int64_t>(num_ranges * shape.num_q_heads * ceil_div(shape.head_dim, merge.unit_dims),
+                                merge.units_per_block);
 }
 
 LayerParams layer_params(const RunArgs& args) {

@@ -4,8 +4,8 @@
 // Maths: m = max m_s, l = sum exp(m_s - m) l_s, acc = sum exp(m_s - m) acc_s over the splits s, in an
 // order that depends on their number alone: the same bits every time.
 // Traffic: (head_dim + 2) * 4 bytes a split, from the L2. A merge is one round trip of latency, so that
-// every load is issued before the first is used: a block has 64 dimensions of a head, its half warps share
-// the splits, eight loads each.
+// every load is issued before the first is used: a unit has 32 or 64 dimensions of a head, and quarters or halves of
+// its warps share the splits, four or eight loads each.
 //
 // Arrival. The merge kernel starts while decode kernels run and does not wait for their end, which costs a microsecond
 // more than their last store. Words of partial states are kAbsent until they are written, and become so again when they
@@ -19,11 +19,8 @@
 
 namespace pkv::cuda {
 
-inline constexpr int kMergeBatch = 8;
-inline constexpr int kMergeLanes = kMergeDims / 4;   // that hold a split's elements
-inline constexpr int kMaxPolls = 256;                // that come to nothing
-inline constexpr unsigned kPollNs = 64;              // between two of await_state
-inline constexpr int kMergeWays = 32 / kMergeLanes;  // splits that a warp reads at once
+inline constexpr int kMaxPolls = 256;    // that come to nothing
+inline constexpr unsigned kPollNs = 64;  // between two of await_state
 
 struct MergeState {
   float m = -INFINITY;
@@ -55,6 +52,21 @@ __device__ __forceinline__ MergeState join(const float2 (&ml)[kCount], const flo
   return state;
 }
 
+/// The states that every kLanes lanes of a warp hold become one, in the order of the first lanes there. By all threads
+/// of a warp.
+template <int kLanes>
+__device__ __forceinline__ MergeState join_ways(MergeState state) {
+#pragma unroll
+  for (int distance = kLanes; distance < 32; distance *= 2) {
+    const auto other = [&](float value) { return __shfl_xor_sync(0xFFFFFFFFU, value, distance); };
+    const float2 ml[2] = {make_float2(state.m, state.l), make_float2(other(state.m), other(state.l))};
+    const float4 acc[2] = {state.acc,
+                           make_float4(other(state.acc.x), other(state.acc.y), other(state.acc.z), other(state.acc.w))};
+    state = join(ml, acc);
+  }
+  return state;
+}
+
 /// Where elements [d, d + 4) of a split's state and their copy of (m, l) lie.
 struct StateAddress {
   float* acc;
@@ -81,12 +93,18 @@ __device__ __forceinline__ void await_state(const StateAddress& state) {
 }
 
 /// The splits first, first + stride, ... of a head's states, elements [d, d + 4), kBatch at once; kArriving: as soon as
-/// they are there.
+/// they are there. A batch that is not full repeats its first split, without weight.
 template <int kBatch, bool kArriving>
 __device__ __forceinline__ MergeState join_splits(const LayerParams& p, std::int32_t slot_begin, std::int32_t group_idx,
                                                   std::int32_t num_splits, int first, int stride, int d) {
   MergeState state;
-  for (int s = first; s < num_splits; s += stride * kBatch) {
+  const StateAddress begin(p, slot_begin + first, group_idx, d);
+  const float* acc_at = begin.acc;
+  const float* ml_at = begin.ml;
+  const std::int32_t acc_step = stride * p.group_size * p.head_dim;
+  const std::int32_t ml_step = stride * p.group_size * p.merge_parts * 2;
+  const bool has_any = first < num_splits && d < p.head_dim;
+  for (int left = has_any ? (num_splits - first - 1) / stride + 1 : 0; left > 0; left -= kBatch) {
     float2 ml[kBatch];
     float4 acc[kBatch];
     bool absent = true;
@@ -97,26 +115,20 @@ __device__ __forceinline__ MergeState join_splits(const LayerParams& p, std::int
       absent = false;
 #pragma unroll
       for (int b = 0; b < kBatch; ++b) {
-        const int split = s + b * stride;
-        ml[b] = make_float2(-INFINITY, 0.0F);
-        acc[b] = make_float4(0.0F, 0.0F, 0.0F, 0.0F);
-        if (split < num_splits) {
-          const StateAddress at(p, slot_begin + split, group_idx, d);
-          ml[b] = load_relaxed_2(at.ml);
-          acc[b] = d < p.head_dim ? load_relaxed_4(at.acc) : acc[b];
-        }
+        ml[b] = load_relaxed_2(ml_at + (b < left ? b * ml_step : 0));
+        acc[b] = load_relaxed_4(acc_at + (b < left ? b * acc_step : 0));
       }
 #pragma unroll
       for (int b = 0; b < kBatch; ++b) absent |= is_absent(ml[b]) || is_absent(acc[b]);
     }
+#pragma unroll
+    for (int b = 1; b < kBatch; ++b) ml[b] = b < left ? ml[b] : make_float2(-INFINITY, 0.0F);
     const MergeState batch = join(ml, acc);
-    if (s == first) {
-      state = batch;
-    } else {
-      const float2 two[2] = {make_float2(state.m, state.l), make_float2(batch.m, batch.l)};
-      const float4 accs[2] = {state.acc, batch.acc};
-      state = join(two, accs);
-    }
+    const float2 two[2] = {make_float2(state.m, state.l), make_float2(batch.m, batch.l)};
+    const float4 accs[2] = {state.acc, batch.acc};
+    state = join(two, accs);
+    acc_at += kBatch * acc_step;
+    ml_at += kBatch * ml_step;
   }
   return state;
 }

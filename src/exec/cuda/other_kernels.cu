@@ -1,5 +1,8 @@
 // The kernels of which there is one a type or one at all: simple decode, merge, page reads.
 // Not here: tensor-core decode (inst/).
+#include <algorithm>
+#include <iterator>
+
 #include "exec/cuda/kernels.h"
 #include "exec/cuda/merge.cuh"
 #include "exec/cuda/simple.cuh"
@@ -7,25 +10,30 @@
 namespace pkv::cuda {
 namespace {
 
-/// A unit is a (merge range, query head, 64 dimensions); it has kUnitWarps warps of a block of kUnits units. With many
-/// units and few splits a warp a unit is enough, and the fewer blocks all start beside the decode kernel's.
-template <int kUnits, int kUnitWarps>
-__global__ void __launch_bounds__(32 * kUnits * kUnitWarps) merge_splits_kernel(const __grid_constant__ LayerParams p) {
+/// A unit is a (merge range, query head, 4 kLanes dimensions); it has kUnitWarps warps of a block of kUnits units, each
+/// thread kBatch splits at once. With many units and few splits a warp a unit is enough, and the fewer blocks all start
+/// beside the decode kernel's.
+template <int kUnits, int kUnitWarps, int kLanes, int kBatch>
+__global__ void __launch_bounds__(32 * kUnits * kUnitWarps, 1)
+    merge_splits_kernel(const __grid_constant__ LayerParams p) {
   static_assert(kUnits == 1 || kUnitWarps == 1);
-  constexpr int kWays = kUnitWarps * kMergeWays;
-  __shared__ float4 all_accs[kUnits][kWays][kMergeLanes];
-  __shared__ float2 all_mls[kUnits][kWays];
+  static_assert(kLanes * 4 % kMergeDims == 0);
+  constexpr int kWarpWays = 32 / kLanes;
+  constexpr int kWays = kUnitWarps * kWarpWays;
+  __shared__ float4 warp_accs[kUnitWarps][kLanes];
+  __shared__ float2 warp_mls[kUnitWarps];
   start_dependents();
   const int place = static_cast<int>(threadIdx.x) / (32 * kUnitWarps);  // of the unit in the block
   const int unit = static_cast<int>(blockIdx.x) * kUnits + place;
-  const int q_head = unit / p.merge_parts % p.num_q_heads;
-  const int range_idx = unit / (p.merge_parts * p.num_q_heads);
+  const int parts = (p.head_dim + 4 * kLanes - 1) / (4 * kLanes);
+  const int q_head = unit / parts % p.num_q_heads;
+  const int range_idx = unit / (parts * p.num_q_heads);
   const DeviceMerge range = range_idx < p.num_merges ? p.merges[range_idx] : DeviceMerge{};
-  const int lane = static_cast<int>(threadIdx.x) % kMergeLanes;
-  const int way = static_cast<int>(threadIdx.x) % (32 * kUnitWarps) / kMergeLanes;
+  const int lane = static_cast<int>(threadIdx.x) % kLanes;
+  const int way = static_cast<int>(threadIdx.x) % (32 * kUnitWarps) / kLanes;
   const int kv_head = q_head / p.group_size;
   const int slot_begin = range.slot_begin + kv_head * range.num_splits;
-  const int d = unit % p.merge_parts * kMergeDims + lane * 4;
+  const int d = (unit % parts * kLanes + lane) * 4;
   if (range.num_splits == 0) {  // the output depends on no state, but may be in use yet
     wait_for_predecessor();
   }
@@ -37,28 +45,28 @@ __global__ void __launch_bounds__(32 * kUnits * kUnitWarps) merge_splits_kernel(
     await_state(StateAddress(p, slot_begin + (range.num_splits - 1 - way) / kWays * kWays + way, group_idx, d));
   }
   __syncwarp();
-  const MergeState state = join_splits<kMergeBatch, true>(p, slot_begin, group_idx, range.num_splits, way, kWays, d);
-  auto& accs = all_accs[place];
-  auto& mls = all_mls[place];
-  accs[way][lane] = state.acc;
-  if (lane == 0) {
-    mls[way] = make_float2(state.m, state.l);
-  }
-  if constexpr (kUnitWarps == 1) {
-    __syncwarp();
-  } else {
+  MergeState state =
+      join_ways<kLanes>(join_splits<kBatch, true>(p, slot_begin, group_idx, range.num_splits, way, kWays, d));
+  if constexpr (kUnitWarps > 1) {
+    const int warp = way / kWarpWays;
+    if (way % kWarpWays == 0) {
+      warp_accs[warp][lane] = state.acc;
+      warp_mls[warp] = make_float2(state.m, state.l);
+    }
     __syncthreads();
+    if (way == 0) {
+      float2 ml[kUnitWarps];
+      float4 acc[kUnitWarps];
+#pragma unroll
+      for (int w = 0; w < kUnitWarps; ++w) {
+        ml[w] = warp_mls[w];
+        acc[w] = warp_accs[w][lane];
+      }
+      state = join(ml, acc);
+    }
   }
   if (way == 0 && d < p.head_dim) {
-    float2 ml[kWays];
-    float4 acc[kWays];
-#pragma unroll
-    for (int w = 0; w < kWays; ++w) {
-      ml[w] = mls[w];
-      acc[w] = accs[w][lane];
-    }
-    const MergeState all = join(ml, acc);
-    finish_head(p, range.row, q_head, d, all.m, all.l, all.acc);
+    finish_head(p, range.row, q_head, d, state.m, state.l, state.acc);
   }
   clear_splits(p, slot_begin, group_idx, range.num_splits, way, kWays, d);
   // Whoever comes next waits for this kernel only: what the decode kernel does beyond partial states must be done, too.
@@ -112,23 +120,27 @@ const KernelEntry& simple_kernel(ElementType type) {
   return entries[static_cast<int>(type)];
 }
 
-template <int kUnits, int kUnitWarps>
+template <int kUnits, int kUnitWarps, int kLanes, int kBatch>
 MergeEntry merge_entry(const char* name) {
-  return {.kernel = {.name = name,
-                     .function = reinterpret_cast<const void*>(&merge_splits_kernel<kUnits, kUnitWarps>),
-                     .threads = 32 * kUnits * kUnitWarps,
-                     .shared_bytes = 0,
-                     .blocks_per_sm = 3},
-          .units_per_block = kUnits};
+  return {
+      .kernel = {.name = name,
+                 .function = reinterpret_cast<const void*>(&merge_splits_kernel<kUnits, kUnitWarps, kLanes, kBatch>),
+                 .threads = 32 * kUnits * kUnitWarps,
+                 .shared_bytes = 0,
+                 .blocks_per_sm = 4},
+      .units_per_block = kUnits,
+      .unit_dims = 4 * kLanes,
+      .splits_at_once = kUnitWarps * 32 / kLanes * kBatch};
 }
 
-// The one with the fewest warps that asks for all splits in one round of loads, if that can be.
+// The first that asks for all splits in one round of loads, if any does.
 const MergeEntry& merge_kernel(std::int32_t max_splits) {
-  static const MergeEntry few = merge_entry<4, 1>("merge u4 w1");
-  static const MergeEntry more = merge_entry<1, 4>("merge u1 w4");
-  static const MergeEntry many = merge_entry<1, 8>("merge u1 w8");
-  const auto fits = [&](std::int32_t warps) { return max_splits <= warps * kMergeWays * kMergeBatch; };
-  return fits(1) ? few : fits(4) ? more : many;
+  static const MergeEntry entries[] = {
+      merge_entry<4, 1, 16, 4>("merge u4 w1 d64 b4"), merge_entry<4, 1, 8, 4>("merge u4 w1 d32 b4"),
+      merge_entry<1, 4, 16, 8>("merge u1 w4 d64 b8"), merge_entry<1, 8, 16, 8>("merge u1 w8 d64 b8")};
+  const MergeEntry* last = std::end(entries) - 1;
+  return *std::find_if(std::begin(entries), last,
+                       [&](const MergeEntry& entry) { return entry.splits_at_once >= max_splits; });
 }
 
 const KernelEntry& page_read_kernel() {

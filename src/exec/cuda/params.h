@@ -37,11 +37,10 @@ struct ByteStrides {
   std::int64_t slot = 0;
 };
 
-/// Dimensions of a head that one block of the merge kernel takes: its grid is
-/// ranges * query heads * ceil(head_dim / kMergeDims).
-inline constexpr std::int32_t kMergeDims = 64;
+/// Dimensions of a head that share a copy of (m, l): what a unit of the merge kernel takes, or half of it.
+inline constexpr std::int32_t kMergeDims = 32;
 
-/// Blocks of the merge kernel a head: each reads a copy of (m, l) of its own.
+/// Copies of (m, l) a head: each is read by threads of one unit.
 constexpr std::int32_t merge_parts(std::int32_t head_dim) { return (head_dim + kMergeDims - 1) / kMergeDims; }
 
 /// A word of a partial state that has not been written, or has been read: a NaN that no state contains, as all

@@ -128,9 +128,9 @@ template <typename T>
 __global__ void __launch_bounds__(kSimpleThreads) simple_decode_kernel(const __grid_constant__ LayerParams p) {
   __shared__ float acc[kSimpleWarps][kMaxElementsPerLane * 32];
   __shared__ float ml[kSimpleWarps][2];
-  start_dependents();
   const DeviceTask task = p.tasks[blockIdx.x];
   wait_for_predecessor();
+  start_dependents();  // as decode_kernel
   if (task.row < 0) {
     return;
   }
