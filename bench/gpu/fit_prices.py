@@ -17,7 +17,7 @@ import step_cases
 
 SMS = 132                  # of the machines that were measured
 READ_BYTES_PER_US = 3.2e6  # of an H100; an H200 has 4.5e6
-BINS, MAX_WAVES, TILE, LEVEL_TILE = 32, 64, 64, 16  # as in gpu_kernels.cc and gpu_rule.cc
+BINS, MAX_WAVES, TILE = 32, 64, 64  # as in gpu_kernels.cc and gpu_rule.cc
 # Blocks an SM by class (head dimension, group) and width; 0: no kernel. tests/unit/exec_cuda compares them.
 BLOCKS = {(64, 8): (1, 3, 4, 6), (64, 16): (2, 2, 3, 0), (64, 32): (1, 2, 3, 0), (128, 8): (1, 2, 3, 11),
           (128, 16): (1, 2, 3, 6), (128, 32): (1, 1, 2, 3), (256, 8): (1, 2, 3, 6), (256, 16): (1, 2, 3, 0),
@@ -35,12 +35,12 @@ def class_of(step):
 
 
 class Sizes:
-    """The tasks of a step in equal chunks ("4096") or equal counts a row ("q12", "l66"), as gpu_rule cuts it."""
+    """The tasks of a step in equal chunks ("4096") or equal counts a row ("q12"), as gpu_rule cuts it."""
 
     def __init__(self, step, cut):
         lens = np.array(step.lens)
-        tiles = -(-lens // (LEVEL_TILE if cut.startswith("l") else TILE))
-        if cut[0] in "ql":
+        tiles = -(-lens // TILE)
+        if cut.startswith("q"):
             splits = np.minimum(int(cut[1:]), tiles)
         else:
             chunk = min(int(cut), int(lens.max()))
@@ -93,7 +93,6 @@ class Table:
         self.us = np.array([m.us for m in measured])
         self.servers = np.array([float(SMS * self.blocks[m.width]) for m in measured])
         self.tasks = np.array([m.sizes.counts.sum() for m in measured])
-        self.others = np.where(self.tasks == SMS, 1 - SMS / self.servers, 0.0)  # see GpuKernelClass::level
         self.is_wide = np.array([self.blocks[m.width] == 1 for m in measured])
         self.tokens = np.array([m.sizes.sums.sum() for m in measured])
         self.longest = np.array([float(m.sizes.longest) for m in measured])
@@ -120,12 +119,11 @@ class Prices:
         n, v = len(table.widths), np.exp(x)
         self.blocks, self.widths = table.blocks, table.widths
         self.task, self.token, self.uneven = v[:n], v[n:2 * n], v[2 * n:3 * n]
-        (self.start, self.overlap, *self.rooms, self.merge, self.merge_mb, self.evening, self.sparing,
-         self.level) = v[3 * n:]
+        (self.start, self.overlap, *self.rooms, self.merge, self.merge_mb, self.evening,
+         self.sparing) = v[3 * n:]
 
     def us(self, t):
-        task, uneven = self.task[t.width], self.uneven[t.width]
-        token = self.token[t.width] * 1e-3 * (1 - self.level * t.others)
+        task, token, uneven = self.task[t.width], self.token[t.width] * 1e-3, self.uneven[t.width]
         busy = np.maximum((t.tasks * task + t.tokens * token) / t.servers, task + token * t.longest)
         busy = np.maximum(busy, (t.wave * task[:, None] + t.wave_tokens * token[:, None]).max(1))
         full = np.minimum(1.0, t.servers / t.tasks) ** self.evening * np.minimum(1.0, t.tasks / t.servers) ** self.sparing
@@ -141,7 +139,7 @@ class Prices:
             widths[w] = f"{{{self.blocks[w]}, {self.task[i]:.2f}, {self.token[i]:.2f}, {self.uneven[i]:.3f}}}"
         return (f"    {{{cls[0]}, {cls[1]}, {self.start:.2f}, {self.overlap:.2f}, "
                 f"{{{self.rooms[0]:.2f}, {self.rooms[1]:.2f}}}, {{{self.rooms[2]:.2f}, {self.rooms[3]:.2f}}}, "
-                f"{self.merge:.2f}, {self.merge_mb:.2f}, {self.evening:.2f}, {self.sparing:.2f}, {self.level:.2f}, {{{{{', '.join(widths)}}}}}}},")
+                f"{self.merge:.2f}, {self.merge_mb:.2f}, {self.evening:.2f}, {self.sparing:.2f}, {{{{{', '.join(widths)}}}}}}},")
 
 
 def load(paths, seeds):
@@ -179,12 +177,12 @@ def fit(cls, table, rounds, starts):
     k = 3 * n
     token = TOKEN_NS[cls[0]] * cls[1] / 8
     x = np.log(np.array([3.5] * n + [token * table.blocks[w] for w in table.widths] + [0.06] * n
-                        + [3.0, 1.9, 0.3, 0.5, 0.5, 0.3, 0.3, 0.8, 0.7, 1.5, 0.1]))
+                        + [3.0, 1.9, 0.3, 0.5, 0.5, 0.3, 0.3, 0.8, 0.7, 1.5]))
     low, high = x - 2.5, x + 2.5
     low[2 * n:k], high[2 * n:k] = math.log(0.002), math.log(0.6)
     # Evening above 1: dearer with more SMs.
-    low[k:] = np.log([0.8, 0.05, 0.03, 0.02, 0.2, 0.02, 0.05, 0.02, 0.05, 0.02, 0.001])
-    high[k:] = np.log([6.0, 3.5, 0.6, 1.2, 0.9, 1.0, 1.9, 5.0, 1.0, 4.0, 0.8])
+    low[k:] = np.log([0.8, 0.05, 0.03, 0.02, 0.2, 0.02, 0.05, 0.02, 0.05, 0.02])
+    high[k:] = np.log([6.0, 3.5, 0.6, 1.2, 0.9, 1.0, 1.9, 5.0, 1.0, 4.0])
     x = least_squares(lambda y: table.near * np.log(Prices(y, table).us(table) / table.us), x, bounds=(low, high),
                       loss="soft_l1", f_scale=0.05, max_nfev=30).x
 

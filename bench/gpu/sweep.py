@@ -15,8 +15,7 @@ import step_cases
 
 WIDTHS = (1, 2, 3, 4)  # 1 + KernelWidth
 WHOLE_ROWS = 1 << 20   # a chunk that cuts none
-WORKQUEUE, TILE_TOKENS, LEVEL_TILE_TOKENS = 4, 64, 16  # a Route; as gpu_rule cuts
-LEAST_LEVEL = 64        # tokens of a task where every SM has one
+WORKQUEUE, TILE_TOKENS = 4, 64  # a Route; as gpu_rule cuts
 LEAST_RAGGED = 1.2     # longest row by the shortest, below which equal counts are equal chunks
 LEAST_COUNTED, MOST_COUNTED = 512, 4096  # tokens of the longest row's tasks in equal counts
 MOST_TASKS = 1 << 15    # of cut rows
@@ -31,10 +30,9 @@ def named_steps(seeds, with_standard):
     return steps + [(step.name, step) for step in step_cases.standard_steps()]
 
 
-def cuts(step, chunks, sms):
-    """{key: overrides of pkv_peer.PeerCase}: equal chunks ("C"), equal counts of them a row ("qN") where rows are ragged,
-    and the count that gives every SM one task ("lN"). Plans that repeat another are left out, and many short tasks of
-    long rows."""
+def cuts(step, chunks):
+    """{key: overrides of pkv_peer.PeerCase}: equal chunks ("C"), and equal counts of them a row ("qN") where rows are
+    ragged. Plans that repeat another are left out, and many short tasks of long rows."""
     longest, found, last_splits = max(step.lens), {}, 0
     for chunk in sorted(chunks) + [WHOLE_ROWS]:
         splits = -(-longest // chunk)
@@ -44,9 +42,6 @@ def cuts(step, chunks, sms):
         found[str(chunk)] = {"chunk_tokens": chunk}
         if splits > 1 and LEAST_COUNTED <= chunk <= MOST_COUNTED and longest > LEAST_RAGGED * min(step.lens):
             found[f"q{splits}"] = {"route": WORKQUEUE, "splits": splits, "tile_tokens": TILE_TOKENS}
-    splits, rest = divmod(sms, len(step.lens) * step.hkv)
-    if rest == 0 and splits > 1 and min(step.lens) >= splits * LEAST_LEVEL:
-        found[f"l{splits}"] = {"route": WORKQUEUE, "splits": splits, "tile_tokens": LEVEL_TILE_TOKENS}
     return found
 
 
@@ -54,7 +49,7 @@ def variants(bench, case, chunks):
     """{"width|key": graph} and the kernels' names; "0|0" is the rule's own choice."""
     graphs, kernels = {}, {}
     calls = max(case.layers, min(case.calls, CALLS)) // case.layers * case.layers
-    for key, overrides in {"0": {}, **cuts(case.step, chunks, bench.sms)}.items():
+    for key, overrides in {"0": {}, **cuts(case.step, chunks)}.items():
         seen = set()
         for width in (0,) if key == "0" else WIDTHS:
             engine = bench.make("pkv", case, width=width, **overrides)

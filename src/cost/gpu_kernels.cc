@@ -1,9 +1,8 @@
-// Prices fitted to 642 steps on an H200 and 759 on H100s: random samples of bench/gpu with seeds 20260623 and 1 (of 2
-// to 4 groups above 8), a grid of small steps of equal rows, and the steps of ../shared/gpu (10 times the weight, 25 to
-// 40 at d 128), each in equal chunks of 64 to 8192 tokens or uncut, ragged ones in equal counts, too, and run by every
-// kernel of its class (bench/gpu/sweep.py, fit_prices.py). On them the cheapest by price is 2.5% slower than the
-// fastest measured on average, most on steps of under 10 us; prices err by 5 to 11% at the median of a class. Not here:
-// the search (gpu_rule.cc).
+// Prices fitted to 642 steps on an H100, layers back to back: random samples of bench/gpu with seeds 20260623 and 1, a
+// grid of small steps of equal rows, and the steps of ../shared/gpu (10 times the weight), each in equal chunks of 64
+// to 8192 tokens or uncut, ragged ones in equal counts, too, and run by every kernel of its class (bench/gpu/sweep.py,
+// fit_prices.py). On them the cheapest by price is 1.4% slower than the fastest measured on average, most on steps of
+// under 10 us; prices err by 3 to 7% at the median of a class. Not here: the search (gpu_rule.cc).
 #include "cost/gpu_kernels.h"
 
 #include <algorithm>
@@ -24,33 +23,33 @@ constexpr std::int64_t kMaxWaves = 64;  // looked at one by one
 // which d 64 in groups of 9 to 16 has none of.
 // clang-format off
 constexpr GpuKernelClass kClasses[] = {
-    {64, 8, 2.18, 2.61, {0.44, 0.24}, {0.20, 0.51}, 0.17, 1.44, 0.52, 0.32, 0.00,
-     {{{1, 3.35, 3.24, 0.079}, {3, 2.92, 8.52, 0.225}, {4, 2.64, 10.00, 0.124}, {6, 2.84, 15.33, 0.152}}}},
-    {64, 16, 2.28, 2.82, {0.52, 0.07}, {0.39, 0.21}, 0.11, 1.80, 0.80, 0.02, 0.00,
-     {{{2, 1.91, 8.76, 0.114}, {2, 2.06, 7.99, 0.173}, {3, 2.34, 10.66, 0.150}, {}}}},
-    {64, 32, 2.19, 1.95, {0.24, 0.30}, {0.30, 0.23}, 0.12, 1.20, 0.59, 0.67, 0.00,
-     {{{1, 2.25, 8.65, 0.013}, {2, 3.49, 10.53, 0.191}, {3, 1.94, 20.25, 0.088}, {}}}},
-    {128, 8, 1.91, 3.33, {0.31, 0.56}, {0.26, 0.39}, 0.89, 1.33, 0.73, 0.81, 0.00,
-     {{{1, 2.38, 5.98, 0.104}, {2, 1.96, 8.43, 0.104}, {3, 1.87, 12.66, 0.160}, {11, 2.31, 56.94, 0.086}}}},
-    {128, 16, 3.62, 2.45, {0.27, 0.39}, {0.34, 0.31}, 0.07, 0.76, 0.54, 0.36, 0.00,
-     {{{1, 2.38, 7.65, 0.153}, {2, 3.20, 11.73, 0.125}, {3, 2.75, 19.52, 0.116}, {6, 3.89, 37.22, 0.108}}}},
-    {128, 32, 1.28, 3.09, {0.14, 0.24}, {0.28, 1.00}, 0.16, 2.05, 0.79, 0.51, 0.76,
-     {{{1, 2.71, 11.69, 0.129}, {1, 1.85, 18.37, 0.013}, {2, 1.98, 30.92, 0.016}, {3, 2.55, 35.90, 0.112}}}},
-    {256, 8, 4.37, 1.82, {0.40, 1.00}, {0.30, 0.28}, 0.20, 0.84, 0.86, 0.28, 0.00,
-     {{{1, 1.96, 14.37, 0.062}, {2, 1.19, 23.91, 0.039}, {3, 1.68, 22.41, 0.063}, {6, 2.34, 64.90, 0.092}}}},
-    {256, 16, 4.33, 3.50, {0.18, 0.90}, {0.20, 0.65}, 0.16, 0.62, 0.72, 0.40, 0.00,
-     {{{1, 3.84, 17.54, 0.066}, {2, 4.52, 26.33, 0.156}, {3, 5.07, 42.23, 0.140}, {}}}},
-    {256, 32, 2.37, 2.08, {0.21, 0.97}, {0.46, 0.03}, 0.08, 0.38, 0.83, 4.00, 0.00,
-     {{{1, 7.40, 25.80, 0.103}, {1, 5.21, 36.15, 0.006}, {}, {}}}},
+    {64, 8, 2.59, 1.96, {0.24, 0.68}, {0.10, 0.52}, 0.77, 1.81, 0.47, 0.02,
+     {{{1, 2.20, 3.22, 0.192}, {3, 2.04, 4.99, 0.217}, {4, 2.36, 12.06, 0.121}, {6, 1.80, 10.93, 0.301}}}},
+    {64, 16, 4.00, 2.12, {0.41, 0.48}, {0.10, 0.51}, 0.10, 1.77, 1.00, 0.04,
+     {{{2, 1.20, 7.96, 0.134}, {2, 1.64, 6.71, 0.174}, {3, 1.56, 8.50, 0.150}, {}}}},
+    {64, 32, 3.07, 2.62, {0.09, 0.85}, {0.10, 0.25}, 1.00, 1.17, 0.78, 0.02,
+     {{{1, 2.48, 8.14, 0.002}, {2, 3.05, 9.85, 0.181}, {3, 2.50, 15.30, 0.101}, {}}}},
+    {128, 8, 2.80, 1.64, {0.31, 0.62}, {0.29, 0.30}, 1.55, 1.20, 0.85, 0.02,
+     {{{1, 1.50, 5.87, 0.102}, {2, 1.58, 10.01, 0.073}, {3, 1.99, 9.72, 0.141}, {11, 2.77, 45.32, 0.082}}}},
+    {128, 16, 3.57, 2.99, {0.08, 0.68}, {0.10, 0.31}, 0.86, 0.80, 0.59, 0.44,
+     {{{1, 2.64, 7.09, 0.115}, {2, 2.29, 13.78, 0.155}, {3, 2.97, 13.72, 0.168}, {6, 4.06, 26.30, 0.198}}}},
+    {128, 32, 1.91, 2.10, {0.27, 0.52}, {0.11, 0.27}, 0.25, 1.10, 0.63, 0.23,
+     {{{1, 4.47, 12.33, 0.074}, {1, 3.85, 17.65, 0.005}, {2, 3.45, 30.90, 0.089}, {3, 4.65, 28.79, 0.278}}}},
+    {256, 8, 4.16, 1.47, {0.26, 1.17}, {0.12, 0.45}, 0.87, 0.67, 0.64, 0.03,
+     {{{1, 2.08, 14.54, 0.051}, {2, 1.19, 20.76, 0.067}, {3, 1.74, 24.82, 0.049}, {6, 2.03, 41.84, 0.079}}}},
+    {256, 16, 4.26, 3.38, {0.44, 0.62}, {0.20, 0.41}, 0.70, 0.83, 0.08, 0.03,
+     {{{1, 3.29, 22.54, 0.007}, {2, 3.40, 29.44, 0.115}, {3, 3.76, 35.88, 0.103}, {}}}},
+    {256, 32, 2.47, 2.51, {0.19, 0.78}, {0.52, 0.43}, 0.19, 0.35, 0.98, 4.00,
+     {{{1, 6.70, 29.25, 0.122}, {1, 6.51, 32.26, 0.002}, {}, {}}}},
 };
 // clang-format on
 
 /// Tasks begun longest first: the k-th wave ends no earlier than k + 1 times the task that begins it.
-double blocks_us(double task_us, double token_us, const TaskSizes& sizes, std::int64_t blocks) {
-  const auto cost = [&](double tokens) { return task_us + token_us * tokens; };
+double blocks_us(const GpuKernelCost& kernel, const TaskSizes& sizes, std::int64_t blocks) {
+  const auto cost = [&](double tokens) { return kernel.task_us + kernel.token_ns * 1e-3 * tokens; };
   const auto num_tasks = static_cast<double>(sizes.num_tasks());
-  const double even =
-      (num_tasks * task_us + static_cast<double>(sizes.tokens()) * token_us) / static_cast<double>(blocks);
+  const double even = (num_tasks * kernel.task_us + static_cast<double>(sizes.tokens()) * kernel.token_ns * 1e-3) /
+                      static_cast<double>(blocks);
   double most = std::max(even, cost(static_cast<double>(sizes.longest())));
   const std::int64_t last = std::min(kMaxWaves, (sizes.num_tasks() - 1) / blocks);
   std::int64_t seen = 0;  // waves that have begun; of those that begin in one bin the last counts
@@ -136,18 +135,6 @@ double room_share(const GpuKernelClass& kernels, KernelWidth width, const TaskSi
   return room.share(static_cast<double>(sizes.num_tasks()) / static_cast<double>(blocks));
 }
 
-/// Whether every SM has one task, with launches behind each other: GpuKernelClass::level.
-bool is_level(std::int64_t num_tasks, const GpuMachine& machine) {
-  return machine.back_to_back && num_tasks == machine.num_sms;
-}
-
-/// token_ns of a launch of so many tasks.
-double token_us(const GpuKernelClass& kernels, const GpuKernelCost& kernel, std::int64_t num_tasks,
-                const GpuMachine& machine) {
-  const double others = is_level(num_tasks, machine) ? 1.0 - 1.0 / kernel.blocks_per_sm : 0.0;
-  return kernel.token_ns * 1e-3 * (1.0 - kernels.level * others);
-}
-
 /// As if SMs read evenly: no more than the price.
 GpuPrice even_price(const AttentionShape& shape, const GpuKernelClass& kernels, KernelWidth width,
                     const TaskSizes& sizes, const GpuMachine& machine) {
@@ -158,7 +145,7 @@ GpuPrice even_price(const AttentionShape& shape, const GpuKernelClass& kernels, 
   const double hidden_us = machine.back_to_back ? kernels.overlap_us * room_share(kernels, width, sizes, machine) : 0.0;
   price.start_us = std::max(kLeastStartUs, kernels.start_us - hidden_us);
   price.read_us = static_cast<double>(sizes.tokens()) * shape.head_dim * 4 / machine.read_bytes_per_us;
-  price.busy_us = blocks_us(kernel.task_us, token_us(kernels, kernel, sizes.num_tasks(), machine), sizes, blocks);
+  price.busy_us = blocks_us(kernel, sizes, blocks);
   if (sizes.num_slots() > 0) {
     const double state_bytes = static_cast<double>(sizes.num_slots()) * shape.group_size() * shape.head_dim * 4;
     price.merge_us = kernels.merge_us + kernels.merge_us_per_mb * state_bytes * 1e-6;
@@ -229,10 +216,10 @@ GpuPrice least_gpu_price(const AttentionShape& shape, const GpuKernelClass& kern
       continue;
     }
     const double blocks = static_cast<double>(std::int64_t{machine.num_sms} * kernel.blocks_per_sm);
-    const double each_us = token_us(kernels, kernel, num_tasks, machine);
+    const double token_us = kernel.token_ns * 1e-3;
     const double even =
-        (static_cast<double>(num_tasks) * kernel.task_us + static_cast<double>(tokens) * each_us) / blocks;
-    least.busy_us = std::min(least.busy_us, std::max(even, kernel.task_us + static_cast<double>(longest) * each_us));
+        (static_cast<double>(num_tasks) * kernel.task_us + static_cast<double>(tokens) * token_us) / blocks;
+    least.busy_us = std::min(least.busy_us, std::max(even, kernel.task_us + static_cast<double>(longest) * token_us));
   }
   return least;
 }

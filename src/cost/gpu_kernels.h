@@ -49,9 +49,6 @@ struct GpuKernelClass {
   double evening = 1.0;
   /// ... and with fewer: (tasks / blocks) ^ sparing. Half of the SMs read evenly, and as fast as all.
   double sparing = 1.0;
-  /// What of token_ns is waiting for the other blocks of an SM, where every SM has one task: with fewer or more, blocks
-  /// of launches that follow each other double up on some SMs, and the launch takes as long as those.
-  double level = 0.0;
   std::array<GpuKernelCost, kNumKernelWidths> widths;
 
   [[nodiscard]] const GpuKernelCost& at(KernelWidth width) const { return widths[static_cast<std::size_t>(width)]; }

@@ -25,11 +25,9 @@ constexpr std::int64_t kMaxSplits = 1 << 16;
 constexpr std::int64_t kMinCountTokens = 512;
 constexpr std::int64_t kMaxCountTokens = 4096;
 constexpr std::int64_t kMinBetweenCountTokens = 1536;
-// Equal counts end with the tasks of the shortest rows. What a step of equal chunks takes varies more from one GPU to
-// the next (824 chunks of B4 bimodal 110 to 113 us on four H100s, 992 equal counts 108.4 to 108.9).
+// Between equals, counts: they end with the tasks of the shortest rows, and vary less from one GPU to the next (B4
+// bimodal in 824 equal chunks 110 to 113 us on five H100s, in 992 equal counts 108.4 to 110.0).
 constexpr double kCountShare = 0.992;
-// Of counts that are tried because they are level: small tiles, for tasks of nearly one size.
-constexpr std::int32_t kLevelTileTokens = 16;
 
 class Search {
  public:
@@ -64,12 +62,8 @@ class Search {
     if (route == Route::kWorkqueue || (!route.has_value() && is_ragged)) {
       try_counts();
     }
-    if (route != Route::kSplit && machine_.back_to_back) {
-      try_level();
-    }
     options.route = best_route_;
     options.splits = best_splits_;
-    options.tile_tokens = best_tile_;
     return options;
   }
 
@@ -111,15 +105,6 @@ class Search {
     }
   }
 
-  /// As many tasks a row as give every SM one: GpuKernelClass::level.
-  void try_level() {
-    const auto units = static_cast<std::int64_t>(rows_.size()) * shape_.num_kv_heads;
-    const std::int64_t splits = machine_.num_sms / units;
-    if (splits > 1 && splits * units == machine_.num_sms && shortest_ >= splits * kMinChunkTokens) {
-      consider_count(splits, kLevelTileTokens);
-    }
-  }
-
   /// Rows in chunks of one length, as make_plan cuts them by route split.
   void consider_chunk(std::int64_t chunk) {
     const std::int64_t splits = ceil_div(longest_, chunk);
@@ -132,16 +117,16 @@ class Search {
 
   /// Every row in as many tasks, by route workqueue: tasks of short rows are small and run last, so that a launch
   /// ends level.
-  void consider_count(std::int64_t splits, std::int32_t tile_tokens = kTileTokens) {
-    const std::int64_t tiles = ceil_div<std::int64_t>(longest_, tile_tokens);
+  void consider_count(std::int64_t splits) {
+    const std::int64_t tiles = ceil_div<std::int64_t>(longest_, kTileTokens);
     for (Row& row : rows_) {
-      row.splits = std::min(static_cast<std::int32_t>(splits), ceil_div(row.len, tile_tokens));
+      row.splits = std::min(static_cast<std::int32_t>(splits), row.tiles);
     }
-    consider(Route::kWorkqueue, splits, std::min(longest_, ceil_div(tiles, splits) * tile_tokens), tile_tokens);
+    consider(Route::kWorkqueue, splits, std::min(longest_, ceil_div(tiles, splits) * kTileTokens));
   }
 
   /// The rows' splits, unless they cannot be cheapest.
-  void consider(Route route, std::int64_t splits, std::int64_t longest_task, std::int32_t tile_tokens = kTileTokens) {
+  void consider(Route route, std::int64_t splits, std::int64_t longest_task) {
     std::int64_t num_tasks = 0;
     for (const Row& row : rows_) {
       num_tasks += std::int64_t{row.splits} * shape_.num_kv_heads;
@@ -162,7 +147,6 @@ class Search {
       best_price_ = price;
       best_route_ = route;
       best_splits_ = static_cast<std::int32_t>(splits);
-      best_tile_ = tile_tokens;
     }
   }
 
@@ -182,7 +166,6 @@ class Search {
   double best_price_ = std::numeric_limits<double>::infinity();
   Route best_route_ = Route::kSplit;
   std::int32_t best_splits_ = 1;
-  std::int32_t best_tile_ = kTileTokens;
 };
 
 }  // namespace
