@@ -1147,8 +1147,7 @@ class TaskRun {
         case 8: return visit(Heads<8>());
         case 7: return visit(Heads<8, 7>());
         case 6: return visit(Heads<8, 6>());
-        case 5: return visit(Heads<8, 5>());
-        default: return visit(Heads<8, 4>());  // of a group of 9
+        default: return visit(Heads<8, 5>());
       }
     }
     switch (part.real) {
@@ -1157,6 +1156,12 @@ class TaskRun {
       case 2: return visit(Heads<2>());
       default: return visit(Heads<1>());
     }
+  }
+
+  /// Whether the last head of a group is a block of its own, which was faster than places that hold nothing: 9, and 5
+  /// where K and V are converted (decision 0006).
+  static bool leaves_one(std::int32_t group_size) {
+    return group_size == 9 || (group_size == 5 && kKind != Kind::kF32);
   }
 
   /// visit(part) for the parts of a group, a block each. A group of up to 8 is one, as each block reads and converts K
@@ -1170,6 +1175,8 @@ class TaskRun {
       if constexpr (kByAmx) {
         part.places = left > 8 ? 16 : left > 4 ? 8 : 4;
         part.real = std::min(left, part.places);
+      } else if (leaves_one(group_size)) {
+        part.places = part.real = left > 1 ? left - 1 : 1;
       } else if (group_size > 4) {
         part.places = 8;
         part.real = ceil_div(left, ceil_div(left, part.places));
