@@ -54,6 +54,27 @@ TEST(GpuKernels, Price_RisesWithTokensTasksAndSlots_FallsWithSms) {
   }
 }
 
+TEST(GpuKernels, LaunchesBackToBack_SaveTheirStartWhereTheyLeaveRoom) {
+  GpuMachine alone(kSms);
+  GpuMachine back_to_back = alone;
+  back_to_back.back_to_back = true;
+  for (const std::int32_t head_dim : {64, 128, 256}) {
+    for (const std::int32_t group : {1, 16, 32}) {
+      const AttentionShape shape = shape_of(head_dim, group);
+      const GpuKernelClass& kernels = gpu_kernel_class(shape);
+      const auto saved_us = [&](std::int64_t count) {
+        const auto price_us = [&](const GpuMachine& machine) {
+          return gpu_price(shape, kernels, KernelWidth::kWide, sizes_of(4096, count, count), machine).total_us();
+        };
+        return price_us(alone) - price_us(back_to_back);
+      };
+      EXPECT_GT(saved_us(kSms / 16), 0.0);
+      EXPECT_GE(saved_us(kSms / 16), saved_us(kSms / 2));
+      EXPECT_EQ(saved_us(std::int64_t{8} * kSms), 0.0);
+    }
+  }
+}
+
 TEST(GpuKernels, OneTaskMoreThanTheBlocks_CostsAnotherWave) {
   const AttentionShape shape = shape_of(128, 1);
   const GpuKernelClass& kernels = gpu_kernel_class(shape);
@@ -115,11 +136,13 @@ TEST(GpuKernels, LeastPrice_IsNoMoreThanAnyPlansPrice) {
     const Route route = random.below(2) == 0 ? Route::kSplit : Route::kRow;
     const Plan plan = make_plan(step.batch(), {.route = route, .num_workers = kSms}).value();
     const TaskSizes sizes = task_sizes(plan);
+    GpuMachine machine(kSms);
+    machine.back_to_back = random.below(2) == 0;
+    const GpuKernelClass& kernels = gpu_kernel_class(step.shape);
     if (sizes.num_tasks() > 0) {
-      EXPECT_LE(least_gpu_price(step.shape, gpu_kernel_class(step.shape), sizes.num_tasks(), sizes.tokens(),
-                                sizes.longest(), kSms)
-                    .total_us(),
-                cheapest_us(step.shape, sizes) * (1.0 + 1e-12));
+      EXPECT_LE(
+          least_gpu_price(step.shape, kernels, sizes.num_tasks(), sizes.tokens(), sizes.longest(), machine).total_us(),
+          cheapest_width(step.shape, kernels, sizes, machine).price.total_us() * (1.0 + 1e-12));
     }
   }
 }
