@@ -43,7 +43,8 @@ struct CudaOptions {
   std::int32_t device = 0;
   /// A cudaStream_t of the caller's, kept alive by the caller; the backend makes its own when null.
   void* stream = nullptr;
-  /// GpuMachine::back_to_back of gpu_machine(), and what kernels are chosen for.
+  /// GpuMachine::back_to_back of gpu_machine(), and what kernels are chosen for; without effect below compute
+  /// capability 9.0, where launches do not overlap. For gpu_rule: a Policy prices launches as if they stood alone.
   bool back_to_back = false;
 };
 

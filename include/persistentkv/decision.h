@@ -25,7 +25,7 @@ namespace pkv {
 /// How a step is divided on a GPU: a rule in place of a calibrated policy. Splits rows so
 /// that few long tasks or many short ones alike keep every SM reading until the end, and no row more than
 /// that. Route split (equal chunks) or, for rows of unlike lengths, workqueue (equal counts), or the best of the one
-/// of these two that is named. For AttentionShape and lengths of any kind; measured on an H100 and an H200
+/// of these two that is named. For AttentionShape and lengths of any kind; measured on an H100
 /// (docs/performance.md). Looks at the device's time alone: the layers of a model share what a plan costs on the host.
 PlanOptions gpu_rule(const BatchState& batch, const GpuMachine& machine, std::optional<Route> route = std::nullopt);
 

@@ -1,8 +1,9 @@
 // Prices fitted to 642 steps on an H100, layers back to back: random samples of bench/gpu with seeds 20260623 and 1, a
-// grid of small steps of equal rows, and the steps of ../shared/gpu (10 times the weight), each in equal chunks of 64
-// to 8192 tokens or uncut, ragged ones in equal counts, too, and run by every kernel of its class (bench/gpu/sweep.py,
-// fit_prices.py). On them the cheapest by price is 1.4% slower than the fastest measured on average, most on steps of
-// under 10 us; prices err by 3 to 7% at the median of a class. Not here: the search (gpu_rule.cc).
+// grid of small steps of equal rows, and the standard steps of step_cases.py (10 times the weight), each in equal
+// chunks of 64 to 8192 tokens or uncut, ragged ones in equal counts, too, and run by every kernel of its class
+// (bench/gpu/sweep.py, fit_prices.py). On them the cheapest by price is 1.4% slower than the fastest measured on
+// average, most on steps of under 10 us; prices err by 3 to 7% at the median of a class. Not here: the search
+// (gpu_rule.cc).
 #include "cost/gpu_kernels.h"
 
 #include <algorithm>

@@ -1,6 +1,7 @@
 // The rule that divides a step on a GPU: a few chunk lengths, and for ragged rows a few counts a row, are priced with
-// every kernel of the shape's class, and the cheapest is kept. Host arithmetic over lengths, a few nanoseconds a row
-// and cut. Not here: prices (gpu_kernels.cc), the paper's formula (paper_price.cc).
+// every kernel of the shape's class, and the cheapest is kept, counts where they are nearly as cheap. Host arithmetic
+// over lengths, a few nanoseconds a row and cut. Not here: prices (gpu_kernels.cc), the paper's formula
+// (paper_price.cc).
 #include <algorithm>
 #include <limits>
 #include <optional>

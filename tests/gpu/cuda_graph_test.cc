@@ -151,9 +151,10 @@ TEST_P(CudaGraphTest, SeveralLayers_AreAllReplayed) {
 TEST_P(CudaGraphTest, LayersOfOtherQueries_DoNotMix) {
   constexpr int kLayers = 12;
   constexpr int kReplays = 10;
-  for (const std::int32_t group_size : {4, 16, 32}) {
+  for (const auto& [dtype, group_size] :
+       {std::pair{DType::kF16, 4}, std::pair{DType::kF16, 16}, std::pair{DType::kF16, 32}, std::pair{DType::kF32, 4}}) {
     for (const std::int32_t splits : {2, 8, 16, 33, 66, 130}) {
-      const CaseSpec spec = tensor_core_spec(DType::kF16, {9000}, 128, group_size);
+      const CaseSpec spec = tensor_core_spec(dtype, {9000}, 128, group_size);
       const PagedCase paged(spec);
       const Plan plan =
           make_plan(paged.batch(), {.route = Route::kSplit, .splits = splits, .merge = GetParam()}).value();

@@ -86,6 +86,16 @@ TEST_F(CudaKernels, EveryWidth_IsRight) {
   }
 }
 
+TEST_F(CudaKernels, EveryMerge_IsRight) {
+  for (const std::int32_t head_dim : {40, 80, 136, 256}) {
+    for (const std::int32_t splits : {3, 12, 40, 100}) {
+      EXPECT_THAT(
+          check(tensor_core_spec(DType::kF16, {7000, 0, 65}, head_dim), {.route = Route::kSplit, .splits = splits}),
+          StartsWith(kMma));
+    }
+  }
+}
+
 TEST_F(CudaKernels, Float32Cache_RunsOnTheSimpleKernel) {
   EXPECT_EQ(check(tensor_core_spec(DType::kF32, {200, 17}), kSplitted), "simple f32");
 }

@@ -88,7 +88,8 @@ double price_us(const BatchState& batch, const PlanOptions& options) {
   return cheapest_width(batch.shape(), gpu_kernel_class(batch.shape()), task_sizes(plan), 132).price.total_us();
 }
 
-// Of equal chunks and equal counts the cheaper is taken; the rule prices rows by their mean task, within a percent.
+// Of equal chunks and equal counts the cheaper is taken, counts where they are 0.8% dearer, too; the rule prices rows
+// by their mean task, within a percent.
 TEST(GpuRuleProperty, TheRoute_IsTheCheaperOfBoth) {
   std::array<int, 2> chosen{};
   SplitMix64 random(9);
@@ -99,7 +100,7 @@ TEST(GpuRuleProperty, TheRoute_IsTheCheaperOfBoth) {
     const PlanOptions best = gpu_rule(step.batch(), 132);
     ++chosen[best.route == Route::kWorkqueue ? 1 : 0];
     for (const Route route : {Route::kSplit, Route::kWorkqueue}) {
-      ASSERT_LE(price_us(step.batch(), best), 1.01 * price_us(step.batch(), gpu_rule(step.batch(), 132, route)));
+      ASSERT_LE(price_us(step.batch(), best), 1.018 * price_us(step.batch(), gpu_rule(step.batch(), 132, route)));
     }
   }
   EXPECT_GT(chosen[0], 0);

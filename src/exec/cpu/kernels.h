@@ -75,7 +75,7 @@ constexpr std::int32_t padded_dim(std::int32_t head_dim) { return (head_dim + kM
 
 /// Smaller groups have no block of query heads that is not full.
 inline constexpr std::int32_t kLeastPaddedGroup = 3;
-/// Rows of scratch of a KV head in the tile kernels, at most: the last block need not be full.
+/// Rows of scratch of a KV head in the tile kernels, at most: blocks need not be full.
 constexpr std::int32_t padded_group(std::int32_t group_size) { return (group_size + 7) / 8 * 8; }
 
 /// Which decode kernel runs a step.

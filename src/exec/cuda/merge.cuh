@@ -3,15 +3,15 @@
 //
 // Maths: m = max m_s, l = sum exp(m_s - m) l_s, acc = sum exp(m_s - m) acc_s over the splits s, in an
 // order that depends on their number alone: the same bits every time.
-// Traffic: (head_dim + 2) * 4 bytes a split, from the L2. A merge is one round trip of latency, so that
+// Traffic: (head_dim + 2 * merge_parts) * 4 bytes a split, from the L2. A merge is one round trip of latency, so that
 // every load is issued before the first is used: a unit has 32 or 64 dimensions of a head, and quarters or halves of
 // its warps share the splits, four or eight loads each.
 //
 // Arrival. The merge kernel starts while decode kernels run and does not wait for their end, which costs a microsecond
 // more than their last store. Words of partial states are kAbsent until they are written, and become so again when they
-// have been read, each by the one thread that reads it; a reader asks again until all its words are there. It cannot
-// wait forever: its blocks start when all blocks of the decode kernel have, and after kMaxPolls it waits for their end.
-// No word needs an order with another, so there is no fence.
+// have been read: elements by the one thread that reads them, (m, l) by the first of the lanes that do; a reader asks
+// again until all its words are there. It cannot wait forever: its blocks start when all blocks of the decode kernel
+// have, and after kMaxPolls it waits for their end. No word needs an order with another, so there is no fence.
 #pragma once
 
 #include "exec/cuda/output.cuh"
@@ -122,7 +122,10 @@ __device__ __forceinline__ MergeState join_splits(const LayerParams& p, std::int
       for (int b = 0; b < kBatch; ++b) absent |= is_absent(ml[b]) || is_absent(acc[b]);
     }
 #pragma unroll
-    for (int b = 1; b < kBatch; ++b) ml[b] = b < left ? ml[b] : make_float2(-INFINITY, 0.0F);
+    for (int b = 1; b < kBatch; ++b) {
+      ml[b] = b < left ? ml[b] : make_float2(-INFINITY, 0.0F);
+      acc[b] = b < left ? acc[b] : make_float4(0.0F, 0.0F, 0.0F, 0.0F);  // 0 times an infinite one is NaN
+    }
     const MergeState batch = join(ml, acc);
     const float2 two[2] = {make_float2(state.m, state.l), make_float2(batch.m, batch.l)};
     const float4 accs[2] = {state.acc, batch.acc};

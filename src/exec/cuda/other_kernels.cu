@@ -68,6 +68,7 @@ __global__ void __launch_bounds__(32 * kUnits * kUnitWarps, 1)
   if (way == 0 && d < p.head_dim) {
     finish_head(p, range.row, q_head, d, state.m, state.l, state.acc);
   }
+  __syncwarp();  // all lanes of a split have read its (m, l)
   clear_splits(p, slot_begin, group_idx, range.num_splits, way, kWays, d);
   // Whoever comes next waits for this kernel only: what the decode kernel does beyond partial states must be done, too.
   if (range.all_split == 0) {

@@ -29,7 +29,7 @@ TileCase vector_case(const std::string& name, RanKernel kernel, DType dtype) {
   return {.name = name + std::string(dtype_name(dtype)),
           .kernel = kernel,
           .dtype = dtype,
-          .groups = {1, 2, 4, 8},
+          .groups = {1, 2, 3, 4, 5, 6, 7, 8},
           .head_dims = {16, 32, 48, 64, 80, 96, 112, 128, 192, 256, 272, 512}};
 }
 
