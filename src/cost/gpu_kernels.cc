@@ -162,12 +162,16 @@ double last_of_mean(const TaskSizes& sizes) {
 /// What unevenness multiplies reading by.
 double uneven_factor(const GpuKernelClass& kernels, KernelWidth width, const TaskSizes& sizes,
                      const GpuMachine& machine, double last) {
+  const double filled = 1.0 - room_share(kernels, width, sizes, machine);
+  if (filled <= 0.0) {
+    return 1.0;
+  }
   const GpuKernelCost& kernel = kernels.at(width);
   const auto num_tasks = static_cast<double>(sizes.num_tasks());
   const double blocks_a_task = static_cast<double>(std::int64_t{machine.num_sms} * kernel.blocks_per_sm) / num_tasks;
   const double full =
       blocks_a_task < 1.0 ? std::pow(blocks_a_task, kernels.evening) : std::pow(blocks_a_task, -kernels.sparing);
-  return 1.0 + kernel.uneven * full * (1.0 - room_share(kernels, width, sizes, machine)) * last;
+  return 1.0 + kernel.uneven * full * filled * last;
 }
 
 }  // namespace

@@ -9,8 +9,8 @@
 //    many conversions as G = 1 has FMAs. AVX-512: one FMA (or vdpbf16ps) a cycle is the limit of a Zen 4 core: G = 4,
 //    fp16, head_dim 128 needs 64 cycles for 512 bytes, 29.6 GB/s at 3.7 GHz. Two cores then stay ahead of memory up to
 //    G = 4. AVX2: two FMAs a cycle; where a conversion takes their place (fp16 on Intel), 16 G + 16 cycles.
-// 3. Layouts: K, V by PageStrides. Scratch of a head block (H = 8, 4, 2 or 1 places for query heads of a KV head) for L
-// = 8
+// 3. Layouts: K, V by PageStrides. Scratch of a head block, which has H = 8, 4, 2 or 1 places for query heads
+//    of one KV head, for L = 8
 //    (AVX2) or 16 lanes (AVX-512): q and acc as [head_dim / L][H][L], p as [token block][H][T]. By AVX-512 a bf16
 //    vector of 32 elements is taken apart into its even and its odd ones, so the two vectors of q and acc that belong
 //    to it hold those; they are put in order when a state is handed over. For vdpbf16ps q is [head_dim / 32][H][32] in

@@ -50,7 +50,7 @@ struct MergeEntry {
   KernelEntry kernel;
   std::int32_t units_per_block = 1;  // (merge range, query head, unit_dims dimensions)
   std::int32_t unit_dims = kMergeDims;
-  std::int32_t splits_at_once = 1;
+  std::int32_t splits_at_once = 1;  // that one round of loads takes
 };
 /// Grid: merge_blocks of launch.h.
 const MergeEntry& merge_kernel(std::int32_t max_splits);

@@ -10,8 +10,8 @@
 // Arrival. The merge kernel starts while decode kernels run and does not wait for their end, which costs a microsecond
 // more than their last store. Words of partial states are kAbsent until they are written, and become so again when they
 // have been read: elements by the one thread that reads them, (m, l) by the first of the lanes that do; a reader asks
-// again until all its words are there. It cannot wait forever: its blocks start when all blocks of the decode kernel
-// have, and after kMaxPolls it waits for their end. No word needs an order with another, so there is no fence.
+// again until all its words are there. Its blocks start when all of the decode kernel have passed their wait: no states
+// of the layer ahead are left, and after kMaxPolls it can wait for the end. Words need no order, so there is no fence.
 #pragma once
 
 #include "exec/cuda/output.cuh"

@@ -12,7 +12,7 @@ namespace {
 
 /// A unit is a (merge range, query head, 4 kLanes dimensions); it has kUnitWarps warps of a block of kUnits units, each
 /// thread kBatch splits at once. With many units and few splits a warp a unit is enough, and the fewer blocks all start
-/// beside the decode kernel's.
+/// beside the decode kernel's. The bound of one block an SM: without it ptxas spills to save registers.
 template <int kUnits, int kUnitWarps, int kLanes, int kBatch>
 __global__ void __launch_bounds__(32 * kUnits * kUnitWarps, 1)
     merge_splits_kernel(const __grid_constant__ LayerParams p) {
@@ -128,7 +128,7 @@ MergeEntry merge_entry(const char* name) {
                  .function = reinterpret_cast<const void*>(&merge_splits_kernel<kUnits, kUnitWarps, kLanes, kBatch>),
                  .threads = 32 * kUnits * kUnitWarps,
                  .shared_bytes = 0,
-                 .blocks_per_sm = 4},
+                 .blocks_per_sm = 1},
       .units_per_block = kUnits,
       .unit_dims = 4 * kLanes,
       .splits_at_once = kUnitWarps * 32 / kLanes * kBatch};
