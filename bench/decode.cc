@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -32,10 +33,15 @@ struct Options {
   std::int32_t heads_per_task = 0;
   std::string merge = "separate";
   std::int32_t threads = 0;
-  std::vector<std::string> isas = {""};  // "": the best
+  std::vector<std::string> isas = {""};        // "": the best
+  std::vector<std::string> prefetches = {""};  // "": as is best here
   std::int32_t repeats = 20;
   double pool_caches = 8.0;  // K,V pool in multiples of the last-level cache
 };
+
+std::string prefetch_name(const TilePrefetch& prefetch) {
+  return std::to_string(prefetch.streams) + (prefetch.into_l1 ? ":l1" : ":l2");
+}
 
 /// Values over repeats: median, and the quartiles as spread.
 nlohmann::json spread(std::vector<double> values) {
@@ -125,7 +131,21 @@ struct RouteSamples {
   std::vector<double> gb_per_s, share, share_of_bound, in_cache_gb_per_s, wall_us, plan_us, dispatch_us, merge_us;
 };
 
-Result<std::unique_ptr<CpuBackend>> make_backend(const Options& options, const std::string& isa_name) {
+/// "2:l1" as two pieces side by side into the L1.
+std::optional<TilePrefetch> parse_prefetch(const std::string& text) {
+  for (const std::int32_t streams : {1, 2, 4, 8}) {
+    for (const bool into_l1 : {false, true}) {
+      const TilePrefetch prefetch = {.streams = streams, .into_l1 = into_l1};
+      if (text == prefetch_name(prefetch)) {
+        return prefetch;
+      }
+    }
+  }
+  return std::nullopt;
+}
+
+Result<std::unique_ptr<CpuBackend>> make_backend(const Options& options, const std::string& isa_name,
+                                                 const std::string& prefetch_text) {
   CpuOptions cpu;
   if (options.threads > 0) {
     cpu.threads = options.threads;
@@ -137,7 +157,16 @@ Result<std::unique_ptr<CpuBackend>> make_backend(const Options& options, const s
     }
     cpu.isa = *isa;
   }
-  return CpuBackend::create(cpu);
+  Result<std::unique_ptr<CpuBackend>> made = CpuBackend::create(cpu);
+  if (made.ok() && !prefetch_text.empty()) {
+    const std::optional<TilePrefetch> prefetch = parse_prefetch(prefetch_text);
+    if (!prefetch) {
+      return Error{ErrorCode::kInvalidArgument, "'" + prefetch_text + "' is not 1, 2, 4 or 8, ':', and l1 or l2",
+                   "prefetch"};
+    }
+    (*made)->set_tile_prefetch(*prefetch);
+  }
+  return made;
 }
 
 Result<nlohmann::json> measure(const Options& options) {
@@ -152,11 +181,13 @@ Result<nlohmann::json> measure(const Options& options) {
   }
   std::vector<std::unique_ptr<CpuBackend>> backends;
   for (const std::string& isa : options.isas) {
-    Result<std::unique_ptr<CpuBackend>> made = make_backend(options, isa);
-    if (!made.ok()) {
-      return made.error();
+    for (const std::string& prefetch : options.prefetches) {
+      Result<std::unique_ptr<CpuBackend>> made = make_backend(options, isa, prefetch);
+      if (!made.ok()) {
+        return made.error();
+      }
+      backends.push_back(*std::move(made));
     }
-    backends.push_back(*std::move(made));
   }
   CpuBackend& prober = *backends.front();
   Result<Pool> pool = Pool::make(options, *dtype, *layout, prober.topology().last_level_cache_bytes());
@@ -290,6 +321,7 @@ Result<nlohmann::json> measure(const Options& options) {
     const Isa isa = route.backend->isa();
     report["routes"].push_back({{"name", route.name},
                                 {"isa", isa_name(isa)},
+                                {"prefetch", prefetch_name(route.backend->tile_prefetch())},
                                 {"kernel", decode_kernel_name(decode_kernel(isa, options.shape, *dtype, *q_dtype))},
                                 {"splits", route.plan.max_splits()},
                                 {"tasks", route.plan.counters().num_tasks},
@@ -328,6 +360,10 @@ int main(int argc, char** argv) {
   app.add_option("--splits", options.splits, "0: each route chooses")->capture_default_str();
   app.add_option("--heads-per-task", options.heads_per_task, "0: each route chooses")->capture_default_str();
   app.add_option("--merge", options.merge, "separate or fused")->capture_default_str();
+  app.add_option("--prefetch", options.prefetches,
+                 "How the tile kernels prefetch: pieces side by side (1, 2, 4, 8), ':', l1 or l2; several in turn; "
+                 "as is best on this CPU when not set")
+      ->delimiter(',');
   app.add_option("--threads", options.threads, "0: one a physical core")->capture_default_str();
   app.add_option("--isa", options.isas,
                  "portable, avx2, avx512, avx512bf16, amx; several in turn; the best when not set")

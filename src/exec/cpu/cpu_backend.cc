@@ -69,7 +69,7 @@ Status grow(AlignedBuffer& buffer, std::int64_t bytes, std::string_view what) {
   return {};
 }
 
-StepArgs step_args(const RunArgs& args, const Plan& plan, const AlignedBuffer& partials,
+StepArgs step_args(const RunArgs& args, const Plan& plan, const AlignedBuffer& partials, TilePrefetch prefetch,
                    decltype(StepArgs::write_head) write_head) {
   const AttentionShape& shape = plan.shape();
   auto* states = partials.as<std::byte>();
@@ -85,6 +85,7 @@ StepArgs step_args(const RunArgs& args, const Plan& plan, const AlignedBuffer& p
                        .acc = states == nullptr ? nullptr : reinterpret_cast<float*>(states + PartialBytes(plan).ml),
                        .group_size = shape.group_size(),
                        .head_dim = shape.head_dim},
+          .prefetch = prefetch,
           .write_head = write_head};
 }
 
@@ -354,7 +355,7 @@ Result<RunTimes> CpuBackend::run(const Plan& plan, const RunArgs& args) {
     return Error{ErrorCode::kResourceExhausted, "reserve() was not called for a plan as large as this", "workspace"};
   }
   const std::int64_t begin_ns = now_ns();
-  const StepArgs step = step_args(args, plan, partials_, kernels_->write_head);
+  const StepArgs step = step_args(args, plan, partials_, prefetch_, kernels_->write_head);
   PlanRun run(
       plan, step,
       {.kernels = *kernels_, .pool = *pool_, .queues = queues_, .finished = finished_.as<std::atomic<std::int32_t>>()});

@@ -43,6 +43,9 @@ class CpuBackend final : public Backend {
   [[nodiscard]] const KernelTable& kernels() const { return *kernels_; }
   /// The decode kernel of the last run(), as it names itself; nothing before the first and after an empty one.
   [[nodiscard]] std::optional<RanKernel> ran_kernel() const { return ran_; }
+  /// How the tile kernels prefetch: as is best on this CPU, unless told. For measurements; set between runs only.
+  [[nodiscard]] TilePrefetch tile_prefetch() const { return prefetch_; }
+  void set_tile_prefetch(TilePrefetch prefetch) { prefetch_ = prefetch; }
   [[nodiscard]] WorkerPool& pool() { return *pool_; }
   [[nodiscard]] const Topology& topology() const { return topology_; }
   /// NUMA nodes of the workers (operating system's indices) in the order of the first worker of each; one entry
@@ -67,6 +70,7 @@ class CpuBackend final : public Backend {
   std::vector<std::int32_t> worker_nodes_;  // index into nodes_, by worker
   TaskQueues queues_;
   const KernelTable* kernels_;
+  TilePrefetch prefetch_ = tile_prefetch_of_cpu();
   AlignedBuffer partials_;  // ml of all slots, then acc of all slots
   AlignedBuffer finished_;  // [rows * head runs] atomic counters of tasks, 0 between runs
   AlignedBuffer scratch_;   // [num_workers][scratch_stride_]

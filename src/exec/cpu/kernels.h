@@ -24,6 +24,20 @@ inline constexpr std::int32_t kMostTileTokens = 128;
 /// Lanes of the widest vector: every row of scratch is padded to a multiple of it.
 inline constexpr std::int32_t kMaxLanes = 16;
 
+/// How the tile kernels ask for what they read next. Which way is fastest is a matter of the CPU's own prefetchers
+/// (docs/decisions/0006-cpu-memory-wall.md); results do not depend on it.
+struct TilePrefetch {
+  /// Pieces of a tile that are asked for side by side: 1, 2, 4 or 8.
+  std::int32_t streams = 8;
+  /// Into the L1 (prefetcht0), or into the L2 (prefetcht1).
+  bool into_l1 = false;
+
+  friend bool operator==(const TilePrefetch&, const TilePrefetch&) = default;
+};
+
+/// The fastest that was found for CPUs of this kind.
+TilePrefetch tile_prefetch_of_cpu();
+
 /// One step as the kernels see it: validated, the same for all tasks.
 struct StepArgs {
   AttentionShape shape;
@@ -35,6 +49,7 @@ struct StepArgs {
   float* lse = nullptr;          // [num_rows][num_q_heads]; null: not wanted
   const float* sinks = nullptr;  // [num_q_heads]; null: none
   PartialStates partials;
+  TilePrefetch prefetch;
   /// Writes the output of one query head from its state: l and acc [head_dim] relative to m.
   void (*write_head)(const StepArgs& args, std::int32_t row, std::int32_t q_head, float m, float l,
                      const float* acc) = nullptr;
@@ -91,9 +106,10 @@ enum class DecodeKernel : std::uint8_t {
 std::string_view decode_kernel_name(DecodeKernel kernel);
 
 /// What ran, as the kernel itself says it: which one, and the instruction set that it was compiled for.
-struct RanKernel {
+struct alignas(4) RanKernel {  // as an atomic it is one word
   DecodeKernel kernel = DecodeKernel::kGeneral;
   Isa isa = Isa::kPortable;
+  bool into_l1 = false;  // TilePrefetch
 
   friend bool operator==(const RanKernel&, const RanKernel&) = default;
 };

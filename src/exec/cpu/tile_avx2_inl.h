@@ -78,6 +78,9 @@ PKV_TILE_INLINE void accumulate(Floats& sum, Floats a, Floats b) {
 PKV_TILE_INLINE void accumulate(Floats& sum, Floats a, const float* b) {
   asm("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(a), "m"(*reinterpret_cast<const Floats*>(b)));
 }
+/// Whether PV keeps the weight of a block's h-th head in a register.
+constexpr bool keeps_weight(int /*h*/) { return false; }
+PKV_TILE_INLINE Floats keep(Floats v) { return v; }
 /// sum += *weight * value. A broadcasting load takes a load unit and nothing else; the vectors of a column share it.
 PKV_TILE_INLINE void add_weighted(Floats& sum, const float* weight, Floats value) {
   accumulate(sum, value, _mm256_broadcast_ss(weight));

@@ -32,6 +32,9 @@ bool avx512_tile_takes(const AttentionShape& shape) { return shape.head_dim % 16
 
 RanKernel avx512_tile_decode(const StepArgs& args, const Task& task, const Scratch& scratch,
                              const Lookahead& lookahead) {
+  if (args.prefetch.into_l1) {
+    return avx512_l1_tile_decode(args, task, scratch, lookahead);
+  }
   using tile_avx512::Kind;
   switch (args.kv.dtype) {
     case DType::kF32: tile_avx512::TaskRun<Kind::kF32>(args, task, scratch).run(lookahead); break;

@@ -34,6 +34,9 @@ bool avx512_bf16_tile_takes(const AttentionShape& shape, DType kv_dtype, DType q
 
 RanKernel avx512_bf16_tile_decode(const StepArgs& args, const Task& task, const Scratch& scratch,
                                   const Lookahead& lookahead) {
+  if (args.prefetch.into_l1) {
+    return avx512_bf16_l1_tile_decode(args, task, scratch, lookahead);
+  }
   tile_avx512_bf16::TaskRun<tile_avx512_bf16::Kind::kBF16Dot>(args, task, scratch).run(lookahead);
   return {.kernel = DecodeKernel::kAvx512Bf16Tile, .isa = Isa::kAvx512Bf16};
 }

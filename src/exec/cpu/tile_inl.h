@@ -22,11 +22,12 @@
 //    where a token has few bytes (tile_tokens). HND: K of all heads, then V of all heads, as they lie in memory;
 //    NHD: K and V head by head, and there every token's row has its own load instructions, which then step through
 //    memory by one head.
-//    Prefetches go into L2, in pairs of lines, evenly between the FMAs: while K is worked on HND asks for V of the
-//    same tile, while V is, for the next tile's K; NHD asks for the next tile. They follow a list of a tile's pairs,
-//    eight pieces of it side by side (PairList): in the order of memory they keep an Intel core from overlapping
-//    them with its arithmetic (decision 0006). Blocks of a group that are alike share them, of unlike ones the first
-//    has all. After the last tile comes the first one of the worker's next task.
+//    Prefetches go in pairs of lines, evenly between the FMAs: while K is worked on HND asks for V of the same tile,
+//    while V is, for the next tile's K; NHD asks for the next tile. They follow a list of a tile's pairs, some pieces
+//    of it side by side (PairList), into the L2 or the L1, as suits the CPU (TilePrefetch): in the order of memory they
+//    keep an Intel core from overlapping them with its arithmetic, an AMD core wants two pieces (decision 0006).
+//    Blocks of a group that are alike share them, of unlike ones the first has all. After the last tile comes the first
+//    one of the worker's next task.
 //    A second request goes to the same rows of the next head. One line of the pages of the tile after the next loads
 //    their translation.
 // 6. Invariants: only tokens of the task are loaded. A tile that is not full repeats its last token's row in
@@ -34,8 +35,9 @@
 //    without a head are left out of QK and PV (by AMX they have queries of zeros); their states are not handed over.
 //    The block table is read up to the task's last page. No result depends on which worker runs the task.
 
-// No include guard: compiled for AVX2, for AVX-512, with AVX512-BF16 and with AMX, with the vectors of the file
-// PKV_TILE_VECTORS, in namespace PKV_TILE_NAMESPACE, between PKV_TILE_BEGIN and PKV_TILE_END (tile_target.h).
+// No include guard: compiled for AVX2, for AVX-512, with AVX512-BF16 (both with PKV_TILE_INTO_L1, too) and with AMX,
+// with the vectors of the file PKV_TILE_VECTORS, in namespace PKV_TILE_NAMESPACE, between PKV_TILE_BEGIN and
+// PKV_TILE_END (tile_target.h).
 
 namespace pkv {
 namespace PKV_TILE_NAMESPACE {
@@ -53,14 +55,24 @@ enum class Kind : std::uint8_t {
 
 /// Whether the rows of a tile share their load instructions.
 enum class Rows : std::uint8_t { kRolled, kUnrolled };
+/// As they are in NHD; builds that check, not measure, leave out what takes long to compile.
+#ifdef PKV_TILE_ROLLED
+inline constexpr Rows kNhdRows = Rows::kRolled;
+#else
+inline constexpr Rows kNhdRows = Rows::kUnrolled;
+#endif
 
 template <Kind kKind>
 inline constexpr int kBytes = kKind == Kind::kF32 ? 4 : 2;
 inline constexpr int kLine = 64;
 inline constexpr int kPairBytes = 2 * kLine;
-/// Pieces of memory that are asked for side by side: of 4 and 8 the better for pages of one token on an Emerald Rapids
-/// server, equal at page 16 (decision 0006).
-inline constexpr int kStreams = 8;
+/// Whether prefetches go into the L1, else into the L2. A constant: a branch made unrolled rows a third slower in
+/// cache.
+#ifdef PKV_TILE_INTO_L1
+inline constexpr bool kIntoL1 = true;
+#else
+inline constexpr bool kIntoL1 = false;
+#endif
 inline constexpr float kLog2E = 1.44269504F;
 inline constexpr float kLn2 = 0.693147181F;
 inline constexpr float kMinusInf = -std::numeric_limits<float>::infinity();
@@ -148,7 +160,7 @@ template <int kLines>
 PKV_TILE_INLINE void prefetch_lines(const std::byte* from) {
 #pragma GCC unroll 16
   for (int i = 0; i < kLines; ++i) {
-    __builtin_prefetch(from + i * kLine, 0, 2);
+    __builtin_prefetch(from + i * kLine, 0, kIntoL1 ? 3 : 2);
   }
 }
 
@@ -492,13 +504,16 @@ PKV_TILE_INLINE Floats logits_of_tile(const HeadBlock& block, const Tile& tile, 
   pending.factor = splat(scale.factor);
   pending.maximum = splat(kMinusInf);
   dot_block<kKind, H, After::kNothing>(block, tile.k, tree, cursor, pending, block.p);
-  if (kRows == Rows::kUnrolled && !kInHalves<H::kPlaces> && tile.num_tokens == kTileTokens) {
-    dot_unrolled<kKind, H, kTileTokens / kTokens - 1>(block, tile.k + kTokens, tree, cursor, pending, block.p + kSums);
-  } else {
-#pragma GCC unroll 1
-    for (std::int32_t t = kTokens; t < tile.num_tokens; t += kTokens) {
-      dot_block<kKind, H, kNext>(block, tile.k + t, tree, cursor, pending, block.p + t * H::kPlaces);
+  std::int32_t t = kTokens;
+  if constexpr (kRows == Rows::kUnrolled && !kInHalves<H::kPlaces>) {
+    if (tile.num_tokens == kTileTokens) {
+      dot_unrolled<kKind, H, kTileTokens / kTokens - 1>(block, tile.k + t, tree, cursor, pending, block.p + kSums);
+      t = kTileTokens;
     }
+  }
+#pragma GCC unroll 1
+  for (; t < tile.num_tokens; t += kTokens) {
+    dot_block<kKind, H, kNext>(block, tile.k + t, tree, cursor, pending, block.p + t * H::kPlaces);
   }
   if constexpr (!kInHalves<H::kPlaces>) {
     pending.go_on(tree);
@@ -567,6 +582,13 @@ PKV_TILE_INLINE const float* weights_of(const float* p, std::int32_t token) {
 template <Kind kKind, typename H, int kVectors>
 PKV_TILE_INLINE void add_token(const std::byte* v, const float* weights, Floats* sums) {
   constexpr int kTogether = std::min(kVectors, kLoadedVectors);
+  Floats kept[H::kReal];
+#pragma GCC unroll 8
+  for (int h = 0; h < H::kReal; ++h) {
+    if (keeps_weight(h)) {
+      kept[h] = keep(splat(weights[h * kBlockTokens<H::kPlaces>]));
+    }
+  }
 #pragma GCC unroll 8
   for (int i = 0; i < kVectors; i += kTogether) {
     Floats values[kTogether];
@@ -575,7 +597,12 @@ PKV_TILE_INLINE void add_token(const std::byte* v, const float* weights, Floats*
     for (int h = 0; h < H::kReal; ++h) {
 #pragma GCC unroll 2
       for (int j = 0; j < kTogether; ++j) {
-        add_weighted(sums[(i + j) * H::kPlaces + h], weights + h * kBlockTokens<H::kPlaces>, values[j]);
+        Floats& sum = sums[(i + j) * H::kPlaces + h];
+        if (keeps_weight(h)) {
+          accumulate(sum, kept[h], values[j]);
+        } else {
+          add_weighted(sum, weights + h * kBlockTokens<H::kPlaces>, values[j]);
+        }
       }
     }
   }
@@ -637,9 +664,11 @@ PKV_TILE_INLINE void add_column(const HeadBlock& block, const Tile& tile, std::i
     if (i % H::kPlaces < H::kReal) sums[i] = load(acc + i * kVectorLanes);
   }
   std::int32_t t = 0;
-  if (kRows == Rows::kUnrolled && kVectors >= kLoadedVectors && tile.num_tokens == kTileTokens) {
-    add_unrolled<kKind, H, kVectors, kTileTokens / kTokens>(column, tile.v, block.p, cursor, sums);
-    t = kTileTokens;
+  if constexpr (kRows == Rows::kUnrolled && kVectors >= kLoadedVectors) {
+    if (tile.num_tokens == kTileTokens) {
+      add_unrolled<kKind, H, kVectors, kTileTokens / kTokens>(column, tile.v, block.p, cursor, sums);
+      t = kTileTokens;
+    }
   }
 #pragma GCC unroll 1
   for (; t + kTokens <= tile.num_tokens; t += kTokens) {
@@ -711,16 +740,19 @@ inline bool reads_by_page(const KvLayout& layout) { return layout.k_strides.kv_h
 
 /// Tokens of a tile of `token_bytes` bytes of K (or V) a token; `least`: kTileTokens or kLargeTileTokens. Tiles of few
 /// bytes are long ones, too: they must last until what is asked for has come, and finding rows and the softmax have a
-/// cost a tile.
+/// cost a tile. Not longer than the L1 can hold the next one, where it is asked for into the L1 (one head, page 16: .62
+/// of the probe with 128 tokens, .68 with 64; two heads .68 with 64, .76 with 32).
 inline std::int32_t tile_tokens(const KvLayout& layout, std::int64_t token_bytes, std::int32_t least) {
-  constexpr std::int64_t kSmallTileBytes = 16384;  // 8 KiB of K a tile: 0.74 of the probe, 16: 0.78, 64: 0.79
+  constexpr std::int64_t kSmallTileBytes = 16384;    // 8 KiB of K a tile: 0.74 of the probe, 16: 0.78, 64: 0.79
+  constexpr std::int32_t kMargin = kIntoL1 ? 1 : 2;  // a tile may be so many times kSmallTileBytes
   if (!reads_by_page(layout)) {
     return least;
   }
-  if (kLargeTileTokens * token_bytes <= kSmallTileBytes) {
+  if (kMostTileTokens * token_bytes <= kMargin * kSmallTileBytes) {
     return kMostTileTokens;
   }
-  const bool large = layout.page_size >= kLargeTileTokens || kTileTokens * token_bytes <= kSmallTileBytes;
+  const bool large =
+      layout.page_size >= kLargeTileTokens || kLargeTileTokens * token_bytes <= kMargin * kSmallTileBytes;
   return large ? kLargeTileTokens : least;
 }
 
@@ -746,12 +778,15 @@ struct Run {
 };
 
 /// Lists the lines of a tile in the order in which they are asked for. What lies together is cut into pieces, and
-/// kStreams of them are gone through side by side, a pair of lines of each in turn.
+/// `streams` of them are gone through side by side, a pair of lines of each in turn.
 class PairList {
  public:
-  /// tile_bytes: of a whole tile, which is cut into kStreams pieces at least.
-  PairList(const std::byte** pairs, std::int64_t tile_bytes)
-      : begin_(pairs), next_(pairs), most_bytes_(std::max<std::int64_t>(tile_bytes / kStreams, kPairBytes)) {}
+  /// tile_bytes: of a whole tile, which is cut into `streams` pieces at least.
+  PairList(const std::byte** pairs, std::int64_t tile_bytes, std::int32_t streams)
+      : begin_(pairs),
+        next_(pairs),
+        streams_(streams),
+        most_bytes_(std::max<std::int64_t>(tile_bytes / streams, kPairBytes)) {}
 
   PKV_TILE_INLINE void append(const Run& run) {
     run.for_each([&](const std::byte* from) PKV_TILE_ATTR {
@@ -776,17 +811,9 @@ class PairList {
         to[1] = pieces[i] + kPairBytes;
       }
     }
-    for (; i + kStreams <= count; i += kStreams) {
-      Addresses at[kStreams / kAddresses];
-      std::memcpy(at, pieces + i, sizeof(at));
-      for (std::int64_t left = bytes; left > 0; left -= kPairBytes) {
-#pragma GCC unroll 2
-        for (Addresses& some : at) {
-          std::memcpy(to, &some, sizeof(some));
-          to += kAddresses;
-          some += kPairBytes;
-        }
-      }
+    const std::int32_t streams = bytes < kLeastLongPiece ? kMostStreams : streams_;
+    for (; i + streams <= count; i += streams) {
+      to = append_side_by_side(pieces + i, streams, ceil_div<std::int64_t>(bytes, kPairBytes), to);
     }
     for (std::int64_t at = 0; at < bytes && i < count; at += kPairBytes) {
       for (std::int32_t j = i; j < count; ++j) {
@@ -808,6 +835,36 @@ class PairList {
   static constexpr int kAddresses = kVectorLanes / 2;  // a vector
   using Addresses __attribute__((vector_size(8 * kAddresses))) = std::uintptr_t;
 
+  /// num_pairs pairs of each of `streams` pieces; addresses are stored a vector at a time, which then holds several
+  /// pairs of each piece, or one of some.
+  PKV_TILE_INLINE static const std::byte** append_side_by_side(const std::byte* const* pieces, std::int32_t streams,
+                                                               std::int64_t num_pairs, const std::byte** to) {
+    const std::int32_t wide = std::min(streams, kAddresses);
+    const std::int32_t together = kAddresses / wide;
+    std::int64_t done = 0;
+    if (num_pairs >= together) {
+      const std::byte* first[kMostStreams];
+      for (std::int32_t i = 0; i < std::max(streams, kAddresses); ++i) {
+        first[i] = pieces[i % streams] + i / streams * kPairBytes;
+      }
+      Addresses at[kMostStreams / kAddresses];
+      std::memcpy(at, first, sizeof(at));
+      for (; done + together <= num_pairs; done += together) {
+        for (std::int32_t i = 0; i < streams / wide; ++i) {
+          std::memcpy(to, &at[i], sizeof(at[i]));
+          to += kAddresses;
+          at[i] += static_cast<std::uintptr_t>(together) * kPairBytes;
+        }
+      }
+    }
+    for (; done < num_pairs; ++done) {
+      for (std::int32_t i = 0; i < streams; ++i) {
+        *to++ = pieces[i] + done * kPairBytes;
+      }
+    }
+    return to;
+  }
+
   /// Pieces of one size are listed together.
   PKV_TILE_INLINE void add_piece(const std::byte* from, std::int64_t bytes) {
     if (__builtin_expect(num_pieces_ == kMostPieces || bytes != piece_bytes_, 0)) {
@@ -821,8 +878,13 @@ class PairList {
     num_pieces_ = 0;
   }
 
+  static constexpr std::int32_t kMostStreams = 8;
+  /// Shorter pieces go kMostStreams side by side on every CPU: 2 KiB ones of Zen 5 .70 of the probe, two of them .65.
+  static constexpr std::int64_t kLeastLongPiece = 4096;
+
   const std::byte** begin_;
   const std::byte** next_;
+  const std::int32_t streams_;
   const std::int64_t most_bytes_;
   std::int64_t piece_bytes_ = 0;
   std::int32_t num_pieces_ = 0;
@@ -839,6 +901,7 @@ class TileFinder {
         page_size_(args.kv.layout.page_size),
         row_bytes_(args.shape.head_dim * element_bytes),
         tile_tokens_(tile_tokens(args.kv.layout, num_heads_ * row_bytes_, least_tokens)),
+        streams_(args.prefetch.streams),
         k_(strides(args.kv.k, args.kv.layout.k_strides, task.kv_head_begin, element_bytes)),
         v_(strides(args.kv.v, args.kv.layout.v_strides, task.kv_head_begin, element_bytes)) {}
 
@@ -852,8 +915,8 @@ class TileFinder {
       return;
     }
     const std::int64_t tile_bytes = tile_tokens_ * num_heads_ * row_bytes_;
-    PairList k_list(tile.k_pairs, tile_bytes);
-    PairList v_list(tile.v_pairs, tile_bytes);
+    PairList k_list(tile.k_pairs, tile_bytes, streams_);
+    PairList v_list(tile.v_pairs, tile_bytes, streams_);
     if (page_size_ == 1) {
       find_single_slots(begin, tile);
     } else {
@@ -965,6 +1028,7 @@ class TileFinder {
   std::int32_t page_size_;
   std::int64_t row_bytes_;
   std::int32_t tile_tokens_;
+  std::int32_t streams_;
   Strides k_, v_;
 };
 
@@ -1056,8 +1120,8 @@ class TaskRun {
     } else {
       PrefetchCursor next_v = next.num_tokens > 0 ? PrefetchCursor(next.v_pairs) : PrefetchCursor::nothing();
       for (std::int32_t head = 0; head < num_kv_heads_; ++head) {
-        weigh_head<Rows::kUnrolled>(head, tile, places, next_k);
-        add_head<Rows::kUnrolled>(head, tile, places, next_v);
+        weigh_head<kNhdRows>(head, tile, places, next_k);
+        add_head<kNhdRows>(head, tile, places, next_v);
       }
     }
   }

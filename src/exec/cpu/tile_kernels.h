@@ -15,10 +15,18 @@ bool avx512_tile_takes(const AttentionShape& shape);
 RanKernel avx512_tile_decode(const StepArgs& args, const Task& task, const Scratch& scratch,
                              const Lookahead& lookahead);
 
+/// The same that prefetches into the L1 (TilePrefetch::into_l1), which avx512_tile_decode leaves such steps to.
+RanKernel avx512_l1_tile_decode(const StepArgs& args, const Task& task, const Scratch& scratch,
+                                const Lookahead& lookahead);
+
 /// vdpbf16ps in QK: bf16 K, V and queries, head_dim a multiple of 16.
 bool avx512_bf16_tile_takes(const AttentionShape& shape, DType kv_dtype, DType q_dtype);
 RanKernel avx512_bf16_tile_decode(const StepArgs& args, const Task& task, const Scratch& scratch,
                                   const Lookahead& lookahead);
+
+/// As avx512_l1_tile_decode.
+RanKernel avx512_bf16_l1_tile_decode(const StepArgs& args, const Task& task, const Scratch& scratch,
+                                     const Lookahead& lookahead);
 
 /// Groups that AMX pays for: on an Emerald Rapids core it is slower than vdpbf16ps for 1 and 2 (decision 0009).
 inline constexpr std::int32_t kAmxLeastGroup = 3;

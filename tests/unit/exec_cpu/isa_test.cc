@@ -71,12 +71,13 @@ TEST(Isa, DecodeKernel_FollowsIsaShapeAndTypes) {
 }
 
 /// The kernel that ran a case, by the kernel's own word, on two workers.
-RanKernel kernel_that_ran(Isa isa, DType dtype, std::int32_t head_dim) {
+RanKernel kernel_that_ran(Isa isa, DType dtype, std::int32_t head_dim, bool into_l1) {
   const testing::PagedCase paged({.shape = {.num_q_heads = 8, .num_kv_heads = 2, .head_dim = head_dim},
                                   .lens = {300, 1, 77},
                                   .kv_dtype = dtype,
                                   .q_dtype = dtype});
   const std::unique_ptr<CpuBackend> backend = testing::make_backend(isa, 2);
+  backend->set_tile_prefetch({.into_l1 = into_l1});
   EXPECT_FALSE(backend->ran_kernel().has_value());
   paged.run(*backend, {.route = Route::kPages, .num_workers = 2});
   EXPECT_TRUE(backend->ran_kernel().has_value());
@@ -84,28 +85,36 @@ RanKernel kernel_that_ran(Isa isa, DType dtype, std::int32_t head_dim) {
 }
 
 /// What runs fp16 where head_dim is a multiple of 16.
-RanKernel tile_kernel_of(Isa isa) {
+RanKernel tile_kernel_of(Isa isa, bool into_l1) {
   switch (isa) {
     case Isa::kPortable: return {DecodeKernel::kGeneral, isa};
     case Isa::kAvx2: return {DecodeKernel::kAvx2Tile, isa};
     case Isa::kAvx512:
     case Isa::kAvx512Bf16:
-    case Isa::kAmx: return {DecodeKernel::kAvx512Tile, Isa::kAvx512};
+    case Isa::kAmx: return {DecodeKernel::kAvx512Tile, Isa::kAvx512, into_l1};
   }
   return {};
 }
 
+/// The same for bf16.
+RanKernel bf16_kernel_of(Isa isa, bool into_l1) {
+  switch (isa) {
+    case Isa::kAvx512Bf16: return {DecodeKernel::kAvx512Bf16Tile, isa, into_l1};
+    case Isa::kAmx: return {DecodeKernel::kAmxTile, isa};
+    default: return tile_kernel_of(isa, into_l1);
+  }
+}
+
 TEST(Isa, Forced_ReallyRan) {
   for (const Isa isa : supported_isas()) {
-    SCOPED_TRACE(isa_name(isa));
-    const RanKernel tile = tile_kernel_of(isa);
-    EXPECT_EQ(kernel_that_ran(isa, DType::kF16, 64), tile);
-    EXPECT_EQ(kernel_that_ran(isa, DType::kF32, 80), tile);
-    EXPECT_EQ(kernel_that_ran(isa, DType::kBF16, 64), isa == Isa::kAmx ? (RanKernel{DecodeKernel::kAmxTile, Isa::kAmx})
-                                                      : isa == Isa::kAvx512Bf16
-                                                          ? (RanKernel{DecodeKernel::kAvx512Bf16Tile, Isa::kAvx512Bf16})
-                                                          : tile);
-    EXPECT_EQ(kernel_that_ran(isa, DType::kF16, 72), (RanKernel{DecodeKernel::kGeneral, tile.isa}));
+    for (const bool into_l1 : {false, true}) {
+      SCOPED_TRACE(std::string(isa_name(isa)) + (into_l1 ? ", into the L1" : ""));
+      const RanKernel tile = tile_kernel_of(isa, into_l1);
+      EXPECT_EQ(kernel_that_ran(isa, DType::kF16, 64, into_l1), tile);
+      EXPECT_EQ(kernel_that_ran(isa, DType::kF32, 80, into_l1), tile);
+      EXPECT_EQ(kernel_that_ran(isa, DType::kBF16, 64, into_l1), bf16_kernel_of(isa, into_l1));
+      EXPECT_EQ(kernel_that_ran(isa, DType::kF16, 72, into_l1), (RanKernel{DecodeKernel::kGeneral, tile.isa}));
+    }
   }
 }
 

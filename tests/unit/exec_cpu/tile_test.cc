@@ -26,7 +26,7 @@ struct TileCase {
 };
 
 TileCase vector_case(const std::string& name, RanKernel kernel, DType dtype) {
-  return {.name = name + std::string(dtype_name(dtype)),
+  return {.name = name + (kernel.into_l1 ? "IntoL1" : "") + std::string(dtype_name(dtype)),
           .kernel = kernel,
           .dtype = dtype,
           .groups = {1, 2, 3, 4, 5, 6, 7, 8},
@@ -34,9 +34,11 @@ TileCase vector_case(const std::string& name, RanKernel kernel, DType dtype) {
 }
 
 TileCase avx2_case(DType dtype) { return vector_case("Avx2", {DecodeKernel::kAvx2Tile, Isa::kAvx2}, dtype); }
-TileCase avx512_case(DType dtype) { return vector_case("Avx512", {DecodeKernel::kAvx512Tile, Isa::kAvx512}, dtype); }
-TileCase avx512_bf16_case() {
-  return vector_case("Avx512Bf16", {DecodeKernel::kAvx512Bf16Tile, Isa::kAvx512Bf16}, DType::kBF16);
+TileCase avx512_case(DType dtype, bool into_l1) {
+  return vector_case("Avx512", {DecodeKernel::kAvx512Tile, Isa::kAvx512, into_l1}, dtype);
+}
+TileCase avx512_bf16_case(bool into_l1) {
+  return vector_case("Avx512Bf16", {DecodeKernel::kAvx512Bf16Tile, Isa::kAvx512Bf16, into_l1}, DType::kBF16);
 }
 
 TileCase amx_case() {
@@ -56,6 +58,7 @@ class TileKernel : public ::testing::TestWithParam<TileCase> {
       GTEST_SKIP() << isa_name(GetParam().kernel.isa) << " does not run here";
     }
     backend_ = make_backend(GetParam().kernel.isa);
+    backend_->set_tile_prefetch(prefetch_);
   }
 
   void check(CaseSpec spec, const PlanOptions& options = {.route = Route::kPages, .splits = 2}) const {
@@ -65,6 +68,8 @@ class TileKernel : public ::testing::TestWithParam<TileCase> {
     EXPECT_EQ(backend_->ran_kernel(), GetParam().kernel);
   }
 
+  /// Not as is best here, so that every machine runs all of them.
+  const TilePrefetch prefetch_ = {.streams = GetParam().kernel.into_l1 ? 2 : 8, .into_l1 = GetParam().kernel.into_l1};
   std::unique_ptr<CpuBackend> backend_;
 };
 
@@ -145,15 +150,43 @@ TEST_P(TileKernel, OneWorkerAndMany_AreBitIdentical) {
   const PagedCase paged(spec);
   const PlanOptions options = {.route = Route::kPages, .splits = 5, .num_workers = 2};
   const CaseOutput two = paged.run(*backend_, options);
-  const CaseOutput one = paged.run(*make_backend(GetParam().kernel.isa, 1), options);
+  const std::unique_ptr<CpuBackend> single = make_backend(GetParam().kernel.isa, 1);
+  single->set_tile_prefetch(prefetch_);
+  const CaseOutput one = paged.run(*single, options);
   EXPECT_EQ(one.out, two.out);
   EXPECT_EQ(one.lse, two.lse);
 }
 
+TEST_P(TileKernel, EveryPrefetch_GivesTheSameBits) {
+  for (const std::int32_t page_size : {1, 2, 5, 16, 64}) {
+    for (const std::int32_t head_dim : {48, 128}) {  // rows that are and are not whole pairs of lines
+      for (const KvOrder order : {KvOrder::kHND, KvOrder::kNHD}) {
+        const PagedCase paged({.shape = shape_of(4, head_dim, 3),
+                               .lens = {page_size, 301, 64},
+                               .page_size = page_size,
+                               .order = order,
+                               .kv_dtype = GetParam().dtype,
+                               .q_dtype = GetParam().dtype});
+        const PlanOptions options = {.route = Route::kPages, .splits = 2};
+        const CaseOutput expected = paged.run(*backend_, options);
+        for (const std::int32_t streams : {1, 2, 4, 8}) {
+          backend_->set_tile_prefetch({.streams = streams, .into_l1 = prefetch_.into_l1});
+          const CaseOutput found = paged.run(*backend_, options);
+          EXPECT_EQ(found.out, expected.out) << streams << " streams, pages of " << page_size;
+          EXPECT_EQ(found.lse, expected.lse);
+        }
+        backend_->set_tile_prefetch(prefetch_);
+      }
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(AllKernels, TileKernel,
                          ::testing::Values(avx2_case(DType::kF16), avx2_case(DType::kBF16), avx2_case(DType::kF32),
-                                           avx512_case(DType::kF16), avx512_case(DType::kBF16),
-                                           avx512_case(DType::kF32), avx512_bf16_case(), amx_case()),
+                                           avx512_case(DType::kF16, false), avx512_case(DType::kBF16, false),
+                                           avx512_case(DType::kF32, false), avx512_case(DType::kF16, true),
+                                           avx512_case(DType::kBF16, true), avx512_case(DType::kF32, true),
+                                           avx512_bf16_case(false), avx512_bf16_case(true), amx_case()),
                          [](const auto& test) { return test.param.name; });
 
 }  // namespace
