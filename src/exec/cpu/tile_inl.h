@@ -28,8 +28,8 @@
 //    keep an Intel core from overlapping them with its arithmetic, an AMD core wants two pieces (decision 0006).
 //    Blocks of a group that are alike share them, of unlike ones the first has all. After the last tile comes the first
 //    one of the worker's next task.
-//    A second request goes to the same rows of the next head, or, of the last one, to rows some tokens ahead. One line
-//    of the pages of the tile after the next loads their translation.
+//    A second request goes to the same rows of the next head. One line of the pages of the tile after the next loads
+//    their translation.
 // 6. Invariants: only tokens of the task are loaded. A tile that is not full repeats its last token's row in
 //    QK, gives the repeats the logit -inf, and leaves them out of PV: 0 * NaN must not come in. Places
 //    without a head are left out of QK and PV (by AMX they have queries of zeros); their states are not handed over.
@@ -212,14 +212,10 @@ class PrefetchCursor {
   std::int32_t others_ = 0;
 };
 
-/// Where there is no next head, the second request goes so many tokens ahead in the same one, if it is into the L1: one
-/// head of pages of one token .97 of the probe instead of .91, of groups of 8 .66 instead of .61 (decision 0006).
-inline constexpr int kSoonTokens = 8;
-
 /// The rows of a tile's tokens, of the task's first KV head. Rows past num_tokens repeat the last one.
 struct Tile {
-  const std::byte* k[kMostTileTokens + kSoonTokens];
-  const std::byte* v[kMostTileTokens + kSoonTokens];
+  const std::byte* k[kMostTileTokens];
+  const std::byte* v[kMostTileTokens];
   std::int32_t num_tokens = 0;
   /// The lines of all KV heads of the task, pair by pair, in the order in which they are asked for.
   const std::byte** k_pairs = nullptr;
@@ -237,7 +233,6 @@ struct HeadBlock {
   std::int64_t next_offset;  // bytes from one KV head to the next, or 0 at the last
   std::int32_t num_pairs;    // head_dim / 32
   std::int32_t has_odd;      // head_dim % 32 == 16
-  bool is_last;              // the first block of the last head: rows to come soon are asked for again
 };
 
 /// Vectors of a row of q or acc.
@@ -330,8 +325,8 @@ enum class After : std::uint8_t { kNothing, kBlock };
 
 /// 32 dims of kTokens keys.
 template <Kind kKind, typename H, int kTokens>
-PKV_TILE_INLINE void multiply_pair(const HeadBlock& block, const std::byte* const* rows, const float* q,
-                                   const std::byte* const* k, std::int64_t at, Ahead& ahead, Floats* sums) {
+PKV_TILE_INLINE void multiply_pair(const float* q, const std::byte* const* k, std::int64_t at, std::int64_t next_offset,
+                                   Ahead& ahead, Floats* sums) {
   constexpr int kLinesPerRow = 32 * kBytes<kKind> / kLine;
   constexpr int kPairs = kTokens * kLinesPerRow / 2;
   if constexpr (kKind == Kind::kBF16Dot) {
@@ -358,15 +353,10 @@ PKV_TILE_INLINE void multiply_pair(const HeadBlock& block, const std::byte* cons
     ahead.prefetch(0, 1);
     ahead.advance(1);
   }
-  if (block.next_offset != 0) {  // at the last head these would be the lines just read
+  if (next_offset != 0) {  // at the last head these would be the lines just read
 #pragma GCC unroll 8
     for (int t = 0; t < kTokens; ++t) {
-      prefetch_lines<kLinesPerRow>(k[t] + at + block.next_offset);
-    }
-  } else if (kIntoL1 && block.is_last) {
-#pragma GCC unroll 8
-    for (int t = 0; t < kTokens; ++t) {
-      prefetch_lines<kLinesPerRow>(rows[t + kSoonTokens] + block.head_offset + at);
+      prefetch_lines<kLinesPerRow>(k[t] + at + next_offset);
     }
   }
 }
@@ -412,7 +402,7 @@ PKV_TILE_INLINE void dot_products(const HeadBlock& block, const std::byte* const
   std::int64_t at = 0;
   std::int32_t left = block.num_pairs;
   const auto step = [&]() PKV_TILE_ATTR __attribute__((always_inline)) {
-    multiply_pair<kKind, H, kTokens>(block, rows, q, k, at, ahead, sums);
+    multiply_pair<kKind, H, kTokens>(q, k, at, block.next_offset, ahead, sums);
     q += kQueryFloats;
     at += kStep;
     --left;
@@ -622,7 +612,6 @@ PKV_TILE_INLINE void add_token(const std::byte* v, const float* weights, Floats*
 struct Column {
   std::int64_t offset;
   std::int64_t next_offset;  // to the next KV head; 0 at the last, or where these lines have been asked for before
-  bool is_last;              // as HeadBlock::is_last; not where these lines have been asked for before
 };
 
 /// Tokens of a step through a column: T, or as many as have a pair of lines and 32 FMAs.
@@ -646,8 +635,6 @@ PKV_TILE_INLINE void add_step(const Column& column, const std::byte* const* rows
     ahead.prefetch(t * kPairs / kTokens, (t + 1) * kPairs / kTokens);
     if (column.next_offset != 0) {
       prefetch_lines<(kRowBytes + kLine - 1) / kLine>(v + column.next_offset);
-    } else if (kIntoL1 && column.is_last) {
-      prefetch_lines<(kRowBytes + kLine - 1) / kLine>(rows[t + kSoonTokens] + column.offset);
     }
   }
 }
@@ -669,10 +656,8 @@ PKV_TILE_INLINE void add_column(const HeadBlock& block, const Tile& tile, std::i
   constexpr int kRowBytes = kVectors * kVectorLanes * kBytes<kKind>;
   float* acc = block.acc + first * H::kPlaces * kVectorLanes;
   const std::int64_t first_byte = first * kVectorLanes * kBytes<kKind>;
-  const bool is_new = kRowBytes >= kLine || first_byte % kLine == 0;
   const Column column = {.offset = block.head_offset + first_byte,
-                         .next_offset = is_new ? block.next_offset : 0,
-                         .is_last = is_new && block.is_last};
+                         .next_offset = kRowBytes >= kLine || first_byte % kLine == 0 ? block.next_offset : 0};
   Floats sums[H::kPlaces * kVectors];
 #pragma GCC unroll 16
   for (int i = 0; i < H::kPlaces * kVectors; ++i) {
@@ -940,7 +925,7 @@ class TileFinder {
         v_list.append(v);
       });
     }
-    for (std::int32_t t = tile.num_tokens; t < tile_tokens_ + kSoonTokens; ++t) {
+    for (std::int32_t t = tile.num_tokens; t < tile_tokens_; ++t) {
       tile.k[t] = tile.k[tile.num_tokens - 1];
       tile.v[t] = tile.v[tile.num_tokens - 1];
     }
@@ -1302,8 +1287,7 @@ class TaskRun {
             .head_offset = head * head_stride,
             .next_offset = part.first == 0 && head + 1 < num_kv_heads_ ? head_stride : 0,
             .num_pairs = num_pairs_,
-            .has_odd = has_odd_,
-            .is_last = part.first == 0 && head + 1 == num_kv_heads_};
+            .has_odd = has_odd_};
   }
 
   /// The first tile of what this worker does next, to be prefetched.
