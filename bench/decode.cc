@@ -43,6 +43,11 @@ std::string prefetch_name(const TilePrefetch& prefetch) {
   return std::to_string(prefetch.streams) + (prefetch.into_l1 ? ":l1" : ":l2");
 }
 
+/// The level as the kernel itself says it: not every one can prefetch into the L1.
+TilePrefetch prefetch_that_ran(const CpuBackend& backend) {
+  return {.streams = backend.tile_prefetch().streams, .into_l1 = backend.ran_kernel().value_or(RanKernel{}).into_l1};
+}
+
 /// Values over repeats: median, and the quartiles as spread.
 nlohmann::json spread(std::vector<double> values) {
   std::sort(values.begin(), values.end());
@@ -164,7 +169,7 @@ Result<std::unique_ptr<CpuBackend>> make_backend(const Options& options, const s
       return Error{ErrorCode::kInvalidArgument, "'" + prefetch_text + "' is not 1, 2, 4 or 8, ':', and l1 or l2",
                    "prefetch"};
     }
-    (*made)->set_tile_prefetch(*prefetch);
+    PKV_RETURN_IF_ERROR((*made)->set_tile_prefetch(*prefetch));
   }
   return made;
 }
@@ -303,6 +308,11 @@ Result<nlohmann::json> measure(const Options& options) {
       }
     }
   }
+  for (const RouteSamples& route : routes) {
+    if (!options.prefetches.front().empty() && prefetch_that_ran(*route.backend) != route.backend->tile_prefetch()) {
+      return Error{ErrorCode::kUnsupported, "the kernel that ran does not prefetch into the L1", "prefetch"};
+    }
+  }
   nlohmann::json report = {{"device", prober.describe()},
                            {"huge_pages", huge_page_mode_name(prober.topology().huge_pages)},
                            {"lens", options.lens},
@@ -321,7 +331,7 @@ Result<nlohmann::json> measure(const Options& options) {
     const Isa isa = route.backend->isa();
     report["routes"].push_back({{"name", route.name},
                                 {"isa", isa_name(isa)},
-                                {"prefetch", prefetch_name(route.backend->tile_prefetch())},
+                                {"prefetch", prefetch_name(prefetch_that_ran(*route.backend))},
                                 {"kernel", decode_kernel_name(decode_kernel(isa, options.shape, *dtype, *q_dtype))},
                                 {"splits", route.plan.max_splits()},
                                 {"tasks", route.plan.counters().num_tasks},

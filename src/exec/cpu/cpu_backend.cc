@@ -315,6 +315,14 @@ Result<std::unique_ptr<CpuBackend>> CpuBackend::create(const CpuOptions& options
   return std::unique_ptr<CpuBackend>(new CpuBackend(std::move(topology), *std::move(pool), std::move(nodes), kernels));
 }
 
+Status CpuBackend::set_tile_prefetch(TilePrefetch prefetch) {
+  if (const std::int32_t streams = prefetch.streams; streams != 1 && streams != 2 && streams != 4 && streams != 8) {
+    return Error{ErrorCode::kInvalidArgument, fmt::format("{} is not 1, 2, 4 or 8", streams), "streams"};
+  }
+  prefetch_ = prefetch;
+  return {};
+}
+
 std::string CpuBackend::describe() const {
   const std::string nodes = nodes_.size() > 1 ? fmt::format(" and {} NUMA nodes", nodes_.size()) : "";
   return fmt::format("cpu: {}, {} workers on {} cores{}{}, {} kernels ({}-bit vectors)", topology_.cpu_model,

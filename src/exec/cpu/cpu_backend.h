@@ -45,7 +45,8 @@ class CpuBackend final : public Backend {
   [[nodiscard]] std::optional<RanKernel> ran_kernel() const { return ran_; }
   /// How the tile kernels prefetch: as is best on this CPU, unless told. For measurements; set between runs only.
   [[nodiscard]] TilePrefetch tile_prefetch() const { return prefetch_; }
-  void set_tile_prefetch(TilePrefetch prefetch) { prefetch_ = prefetch; }
+  /// Errors: kInvalidArgument unless streams is 1, 2, 4 or 8.
+  Status set_tile_prefetch(TilePrefetch prefetch);
   [[nodiscard]] WorkerPool& pool() { return *pool_; }
   [[nodiscard]] const Topology& topology() const { return topology_; }
   /// NUMA nodes of the workers (operating system's indices) in the order of the first worker of each; one entry

@@ -25,17 +25,22 @@ inline constexpr std::int32_t kMostTileTokens = 128;
 inline constexpr std::int32_t kMaxLanes = 16;
 
 /// How the tile kernels ask for what they read next. Which way is fastest is a matter of the CPU's own prefetchers
-/// (docs/decisions/0006-cpu-memory-wall.md); results do not depend on it.
+/// (docs/decisions/0006-cpu-memory-wall.md). Results do not depend on the streams; the level changes the length of
+/// tiles, and with it rounding.
 struct TilePrefetch {
-  /// Pieces of a tile that are asked for side by side: 1, 2, 4 or 8.
+  /// Pieces of a tile that are asked for side by side: 1, 2, 4 or 8. Pieces of less than 4 KiB go 8 side by side
+  /// whatever it says, and those of 256 bytes one after the other.
   std::int32_t streams = 8;
-  /// Into the L1 (prefetcht0), or into the L2 (prefetcht1).
+  /// Into the L1 (prefetcht0), or into the L2 (prefetcht1). Only the kernels of AVX-512 can do the former; others
+  /// leave it.
   bool into_l1 = false;
 
   friend bool operator==(const TilePrefetch&, const TilePrefetch&) = default;
 };
 
-/// The fastest that was found for CPUs of this kind.
+/// The fastest that was found for CPUs of this kind: of the family (CPUID, extended part included) of a vendor.
+TilePrefetch tile_prefetch_of(std::string_view vendor, std::uint32_t family);
+/// Of this CPU.
 TilePrefetch tile_prefetch_of_cpu();
 
 /// One step as the kernels see it: validated, the same for all tasks.
@@ -109,7 +114,7 @@ std::string_view decode_kernel_name(DecodeKernel kernel);
 struct alignas(4) RanKernel {  // as an atomic it is one word
   DecodeKernel kernel = DecodeKernel::kGeneral;
   Isa isa = Isa::kPortable;
-  bool into_l1 = false;  // TilePrefetch
+  bool into_l1 = false;  // TilePrefetch, as it was done
 
   friend bool operator==(const RanKernel&, const RanKernel&) = default;
 };

@@ -60,7 +60,7 @@ PKV_TILE_INLINE void accumulate(Floats& sum, Floats a, Floats b) { sum = _mm512_
 PKV_TILE_INLINE void accumulate(Floats& sum, Floats a, const float* b) { accumulate(sum, a, load(b)); }
 /// Whether PV keeps the weight of a block's h-th head in a register: every second one. On Zen 5 a broadcast by the
 /// multiplication itself is a load for each, and two FMAs a cycle are as many loads as there are: with half of the
-/// weights in registers PV is limited by FMAs again (in cache G 4 11%, G 8 9% faster; with all of them as fast). On Zen
+/// weights in registers PV is limited by FMAs again (in cache G 4 and G 8 8% faster; with all of them as fast). On Zen
 /// 4, whose broadcasting loads take a shuffle unit (16 FMAs with 8 of them: 18 cycles for 16), the fewer the better.
 constexpr bool keeps_weight(int h) { return h % 2 == 0; }
 PKV_TILE_INLINE Floats keep(Floats v) {

@@ -68,11 +68,7 @@ inline constexpr int kLine = 64;
 inline constexpr int kPairBytes = 2 * kLine;
 /// Whether prefetches go into the L1, else into the L2. A constant: a branch made unrolled rows a third slower in
 /// cache.
-#ifdef PKV_TILE_INTO_L1
-inline constexpr bool kIntoL1 = true;
-#else
-inline constexpr bool kIntoL1 = false;
-#endif
+inline constexpr bool kIntoL1 = PKV_TILE_INTO_L1 != 0;
 inline constexpr float kLog2E = 1.44269504F;
 inline constexpr float kLn2 = 0.693147181F;
 inline constexpr float kMinusInf = -std::numeric_limits<float>::infinity();
@@ -80,6 +76,7 @@ inline constexpr float kMinusInf = -std::numeric_limits<float>::infinity();
 }  // namespace PKV_TILE_NAMESPACE
 }  // namespace pkv
 #include PKV_TILE_VECTORS
+#include "exec/cpu/tile_pairs_inl.h"
 PKV_TILE_BEGIN
 namespace pkv {
 namespace PKV_TILE_NAMESPACE {
@@ -353,7 +350,8 @@ PKV_TILE_INLINE void multiply_pair(const float* q, const std::byte* const* k, st
     ahead.prefetch(0, 1);
     ahead.advance(1);
   }
-  if (next_offset != 0) {  // at the last head these would be the lines just read
+  // At the last head these would be the lines just read. Rows that come next instead are worth nothing (0006).
+  if (next_offset != 0) {
 #pragma GCC unroll 8
     for (int t = 0; t < kTokens; ++t) {
       prefetch_lines<kLinesPerRow>(k[t] + at + next_offset);
@@ -740,8 +738,8 @@ inline bool reads_by_page(const KvLayout& layout) { return layout.k_strides.kv_h
 
 /// Tokens of a tile of `token_bytes` bytes of K (or V) a token; `least`: kTileTokens or kLargeTileTokens. Tiles of few
 /// bytes are long ones, too: they must last until what is asked for has come, and finding rows and the softmax have a
-/// cost a tile. Not longer than the L1 can hold the next one, where it is asked for into the L1 (one head, page 16: .62
-/// of the probe with 128 tokens, .68 with 64; two heads .68 with 64, .76 with 32).
+/// cost a tile. For prefetches into the L1 they are not lengthened beyond 16 KiB of K (one head, page 16: .62 of the
+/// probe with 128 tokens, .68 with 64; two heads .68 with 64, .76 with 32).
 inline std::int32_t tile_tokens(const KvLayout& layout, std::int64_t token_bytes, std::int32_t least) {
   constexpr std::int64_t kSmallTileBytes = 16384;    // 8 KiB of K a tile: 0.74 of the probe, 16: 0.78, 64: 0.79
   constexpr std::int32_t kMargin = kIntoL1 ? 1 : 2;  // a tile may be so many times kSmallTileBytes
@@ -756,140 +754,7 @@ inline std::int32_t tile_tokens(const KvLayout& layout, std::int64_t token_bytes
   return large ? kLargeTileTokens : least;
 }
 
-/// Bytes that lie together, `count` times a stride apart, all that `outer_count` times.
-struct Run {
-  const std::byte* begin;
-  std::int64_t bytes;
-  std::int32_t count = 1;
-  std::int32_t outer_count = 1;
-  std::int64_t stride = 0;
-  std::int64_t outer_stride = 0;
-
-  /// what(from): each of them.
-  template <typename What>
-  PKV_TILE_INLINE void for_each(const What& what) const {
-    for (std::int32_t i = 0; i < outer_count; ++i) {
-      const std::byte* from = begin + i * outer_stride;
-      for (std::int32_t j = 0; j < count; ++j, from += stride) {
-        what(from);
-      }
-    }
-  }
-};
-
-/// Lists the lines of a tile in the order in which they are asked for. What lies together is cut into pieces, and
-/// `streams` of them are gone through side by side, a pair of lines of each in turn.
-class PairList {
- public:
-  /// tile_bytes: of a whole tile, which is cut into `streams` pieces at least.
-  PairList(const std::byte** pairs, std::int64_t tile_bytes, std::int32_t streams)
-      : begin_(pairs),
-        next_(pairs),
-        streams_(streams),
-        most_bytes_(std::max<std::int64_t>(tile_bytes / streams, kPairBytes)) {}
-
-  PKV_TILE_INLINE void append(const Run& run) {
-    run.for_each([&](const std::byte* from) PKV_TILE_ATTR {
-      if (run.bytes <= most_bytes_) {
-        add_piece(from, run.bytes);
-      } else {
-        const std::int64_t parts = ceil_div(run.bytes, most_bytes_);
-        const std::int64_t part_bytes = round_up<std::int64_t>(ceil_div(run.bytes, parts), kPairBytes);
-        for (std::int64_t at = 0; at < run.bytes; at += part_bytes) {
-          add_piece(from + at, part_bytes);
-        }
-      }
-    });
-  }
-  /// Pieces of `bytes` bytes.
-  PKV_TILE_INLINE void append(const std::byte* const* pieces, std::int32_t count, std::int64_t bytes) {
-    const std::byte** to = next_;
-    std::int32_t i = 0;
-    if (bytes == 2 * kPairBytes) {  // short enough to take turns by themselves (0006)
-      for (; i < count; ++i, to += 2) {
-        to[0] = pieces[i];
-        to[1] = pieces[i] + kPairBytes;
-      }
-    }
-    const std::int32_t streams = bytes < kLeastLongPiece ? kMostStreams : streams_;
-    for (; i + streams <= count; i += streams) {
-      to = append_side_by_side(pieces + i, streams, ceil_div<std::int64_t>(bytes, kPairBytes), to);
-    }
-    for (std::int64_t at = 0; at < bytes && i < count; at += kPairBytes) {
-      for (std::int32_t j = i; j < count; ++j) {
-        *to++ = pieces[j] + at;
-      }
-    }
-    next_ = to;
-  }
-  /// Ends the list; if it is shorter than `least`, its first pair fills it up.
-  void finish(std::int64_t least) {
-    flush();
-    for (const std::byte** const end = begin_ + least; next_ < end; ++next_) {
-      *next_ = *begin_;
-    }
-  }
-
- private:
-  static constexpr std::int32_t kMostPieces = 64;
-  static constexpr int kAddresses = kVectorLanes / 2;  // a vector
-  using Addresses __attribute__((vector_size(8 * kAddresses))) = std::uintptr_t;
-
-  /// num_pairs pairs of each of `streams` pieces; addresses are stored a vector at a time, which then holds several
-  /// pairs of each piece, or one of some.
-  PKV_TILE_INLINE static const std::byte** append_side_by_side(const std::byte* const* pieces, std::int32_t streams,
-                                                               std::int64_t num_pairs, const std::byte** to) {
-    const std::int32_t wide = std::min(streams, kAddresses);
-    const std::int32_t together = kAddresses / wide;
-    std::int64_t done = 0;
-    if (num_pairs >= together) {
-      const std::byte* first[kMostStreams];
-      for (std::int32_t i = 0; i < std::max(streams, kAddresses); ++i) {
-        first[i] = pieces[i % streams] + i / streams * kPairBytes;
-      }
-      Addresses at[kMostStreams / kAddresses];
-      std::memcpy(at, first, sizeof(at));
-      for (; done + together <= num_pairs; done += together) {
-        for (std::int32_t i = 0; i < streams / wide; ++i) {
-          std::memcpy(to, &at[i], sizeof(at[i]));
-          to += kAddresses;
-          at[i] += static_cast<std::uintptr_t>(together) * kPairBytes;
-        }
-      }
-    }
-    for (; done < num_pairs; ++done) {
-      for (std::int32_t i = 0; i < streams; ++i) {
-        *to++ = pieces[i] + done * kPairBytes;
-      }
-    }
-    return to;
-  }
-
-  /// Pieces of one size are listed together.
-  PKV_TILE_INLINE void add_piece(const std::byte* from, std::int64_t bytes) {
-    if (__builtin_expect(num_pieces_ == kMostPieces || bytes != piece_bytes_, 0)) {
-      flush();
-    }
-    piece_bytes_ = bytes;
-    pieces_[num_pieces_++] = from;
-  }
-  __attribute__((noinline)) void flush() {
-    append(pieces_, num_pieces_, piece_bytes_);
-    num_pieces_ = 0;
-  }
-
-  static constexpr std::int32_t kMostStreams = 8;
-  /// Shorter pieces go kMostStreams side by side on every CPU: 2 KiB ones of Zen 5 .70 of the probe, two of them .65.
-  static constexpr std::int64_t kLeastLongPiece = 4096;
-
-  const std::byte** begin_;
-  const std::byte** next_;
-  const std::int32_t streams_;
-  const std::int64_t most_bytes_;
-  std::int64_t piece_bytes_ = 0;
-  std::int32_t num_pieces_ = 0;
-  const std::byte* pieces_[kMostPieces];
-};
+using PairList = PairListOf<kVectorLanes / 2>;
 
 /// Finds the tiles of one task and lists their bytes.
 class TileFinder {

@@ -77,7 +77,7 @@ RanKernel kernel_that_ran(Isa isa, DType dtype, std::int32_t head_dim, bool into
                                   .kv_dtype = dtype,
                                   .q_dtype = dtype});
   const std::unique_ptr<CpuBackend> backend = testing::make_backend(isa, 2);
-  backend->set_tile_prefetch({.into_l1 = into_l1});
+  EXPECT_TRUE(backend->set_tile_prefetch({.into_l1 = into_l1}).ok());
   EXPECT_FALSE(backend->ran_kernel().has_value());
   paged.run(*backend, {.route = Route::kPages, .num_workers = 2});
   EXPECT_TRUE(backend->ran_kernel().has_value());
@@ -115,6 +115,25 @@ TEST(Isa, Forced_ReallyRan) {
       EXPECT_EQ(kernel_that_ran(isa, DType::kBF16, 64, into_l1), bf16_kernel_of(isa, into_l1));
       EXPECT_EQ(kernel_that_ran(isa, DType::kF16, 72, into_l1), (RanKernel{DecodeKernel::kGeneral, tile.isa}));
     }
+  }
+}
+
+TEST(TilePrefetch, FollowsVendorAndFamily) {
+  constexpr std::uint32_t kZen3 = 0x19, kZen5 = 0x1A;  // Zen 4 is of Zen 3's family
+  EXPECT_EQ(tile_prefetch_of("GenuineIntel", 6), (TilePrefetch{.streams = 8, .into_l1 = false}));
+  EXPECT_EQ(tile_prefetch_of("AuthenticAMD", kZen3), (TilePrefetch{.streams = 2, .into_l1 = false}));
+  EXPECT_EQ(tile_prefetch_of("AuthenticAMD", kZen5), (TilePrefetch{.streams = 2, .into_l1 = true}));
+  EXPECT_EQ(tile_prefetch_of("", 0), TilePrefetch{});
+}
+
+TEST(TilePrefetch, OtherStreams_AreRefused) {
+  const std::unique_ptr<CpuBackend> backend = testing::make_backend(Isa::kPortable, 1);
+  const TilePrefetch before = backend->tile_prefetch();
+  for (const std::int32_t streams : {-2, 0, 3, 16}) {
+    const Status status = backend->set_tile_prefetch({.streams = streams});
+    ASSERT_FALSE(status.ok());
+    EXPECT_EQ(status.error().code, ErrorCode::kInvalidArgument);
+    EXPECT_EQ(backend->tile_prefetch(), before);
   }
 }
 
