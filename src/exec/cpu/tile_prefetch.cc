@@ -12,7 +12,7 @@ namespace pkv {
 
 // Measured on Zen 5 (EPYC Turin) and on Emerald Rapids. Zen 4 was measured before there was a choice, with prefetches
 // into the L2 in the order of memory, one page after the other; two pages side by side are the order in which heads
-// use them, and were equal there. Older AMD CPUs, and AVX2 on all of them, are not measured.
+// use them, and were equal there. Older AMD CPUs are not measured.
 TilePrefetch tile_prefetch_of(std::string_view vendor, std::uint32_t family) {
   constexpr std::uint32_t kZen5 = 0x1A;
   if (vendor != "AuthenticAMD") {
