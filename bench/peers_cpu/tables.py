@@ -157,9 +157,8 @@ def probes_table(data):
                        for memory, count in kinds]
     text = markdown(head, [[name] + [cells.get(kind, "-") for kind in kinds] for name, cells in names.items()])
     method = data["method"]
-    into = "without prefetch" if method["prefetch"] == "none" else f"prefetched into {method['prefetch'].upper()}"
-    text += f"\n\nRead with {method['streams']} streams, {into}, " \
-            f"{method['ahead_bytes'] // 1024} KiB ahead."
+    ahead = f"prefetched into {method['prefetch'].upper()}, {method['ahead_bytes'] // 1024} KiB ahead"
+    text += f"\n\nRead with {method['streams']} streams, {'without prefetch' if method['prefetch'] == 'none' else ahead}."
     if data.get("methods"):
         ordered = sorted(data["methods"], key=lambda read: -read["gb_per_s"]["median"])
         best = {}
