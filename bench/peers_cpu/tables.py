@@ -157,8 +157,9 @@ def probes_table(data):
                        for memory, count in kinds]
     text = markdown(head, [[name] + [cells.get(kind, "-") for kind in kinds] for name, cells in names.items()])
     method = data["method"]
-    ahead = f"prefetched into {method['prefetch'].upper()}, {method['ahead_bytes'] // 1024} KiB ahead"
-    text += f"\n\nRead with {method['streams']} streams, {'without prefetch' if method['prefetch'] == 'none' else ahead}."
+    how = "without prefetch" if method["prefetch"] == "none" else \
+        f"prefetched into {method['prefetch'].upper()}, {method['ahead_bytes'] // 1024} KiB ahead"
+    text += f"\n\nRead with {method['streams']} streams, {how}."
     if data.get("methods"):
         ordered = sorted(data["methods"], key=lambda read: -read["gb_per_s"]["median"])
         best = {}
