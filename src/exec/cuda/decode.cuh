@@ -85,6 +85,7 @@ struct DecodeConfig {
   // The pitch of merged states shifts neighbouring heads by 8 banks.
   static constexpr int kMergePitch = kHeadDim + 4;
   static constexpr int kMergeFloats = kHeads * (kMergePitch + 2);  // of a group
+  static constexpr int kQuadsAtOnce = std::clamp(kHeads * kHeadDim / 4 / kThreads, 1, 4);  // of a thread, at the end
   static constexpr int kRingBytes = kGroups * kStages * kStageBytes;
   static constexpr int kQueryBytes = kHeads * kQueryPitch;
   static constexpr int kMergeBytes = kGroups * kMergeFloats * 4;
@@ -542,24 +543,44 @@ class Decoder {
     }
   }
 
-  /// The slots' states become the task's, in the order of the slots.
-  __device__ void write_result() const {
-    const int quads = p_.head_dim / 4;
-    for (int i = static_cast<int>(threadIdx.x); i < p_.group_size * quads; i += C::kThreads) {
-      const int head = i / quads;
-      const int d = (i - head * quads) * 4;
-      float2 ml[C::kGroups];
-      float4 acc[C::kGroups];
+  /// Of 4 dimensions of a head: all slots' states, in the order of the slots.
+  __device__ MergeState join_slots(int head, int d) const {
+    float2 ml[C::kGroups];
+    float4 acc[C::kGroups];
 #pragma unroll
-      for (int slot = 0; slot < C::kGroups; ++slot) {
-        ml[slot] = *slot_ml(slot, head);
-        acc[slot] = *reinterpret_cast<const float4*>(merge_slot(slot) + head * C::kMergePitch + d);
+    for (int slot = 0; slot < C::kGroups; ++slot) {
+      ml[slot] = *slot_ml(slot, head);
+      acc[slot] = *reinterpret_cast<const float4*>(merge_slot(slot) + head * C::kMergePitch + d);
+    }
+    return join(ml, acc);
+  }
+
+  /// The slots' states become the task's. A thread works out several quads side by side, then stores them: one after
+  /// the other each would wait for shared memory and exponentials, 0.3 us a round.
+  __device__ void write_result() const {
+    constexpr int kQuads = C::kHeadDim / 4;
+    const int count = p_.group_size * kQuads;
+    for (int first = static_cast<int>(threadIdx.x); first < count; first += C::kThreads * C::kQuadsAtOnce) {
+      MergeState states[C::kQuadsAtOnce];
+#pragma unroll
+      for (int u = 0; u < C::kQuadsAtOnce; ++u) {
+        const int i = min(first + u * C::kThreads, C::kHeads * kQuads - 1);
+        states[u] = join_slots(i / kQuads, i % kQuads * 4);
       }
-      const MergeState state = join(ml, acc);
-      if (task_.partial_slot < 0) {
-        finish_head(p_, task_.row, task_.kv_head_begin * p_.group_size + head, d, state.m, state.l, state.acc);
-      } else {
-        store_partial(p_, task_.partial_slot, head, d, state.m, state.l, state.acc);
+#pragma unroll
+      for (int u = 0; u < C::kQuadsAtOnce; ++u) {
+        const int i = first + u * C::kThreads;
+        const int head = i / kQuads;
+        const int d = i % kQuads * 4;
+        const MergeState& state = states[u];
+        if (i >= count || d >= p_.head_dim) {
+          continue;
+        }
+        if (task_.partial_slot < 0) {
+          finish_head(p_, task_.row, task_.kv_head_begin * p_.group_size + head, d, state.m, state.l, state.acc);
+        } else {
+          store_partial(p_, task_.partial_slot, head, d, state.m, state.l, state.acc);
+        }
       }
     }
     if (p_.finished != nullptr && task_.slot_stride > 1) {
