@@ -79,15 +79,21 @@ struct StateAddress {
   }
 };
 
-__device__ __forceinline__ bool is_absent(float word) { return __float_as_uint(word) == kAbsent; }
-__device__ __forceinline__ bool is_absent(const float2& words) { return is_absent(words.x) || is_absent(words.y); }
-__device__ __forceinline__ bool is_absent(const float4& words) {
-  return is_absent(words.x) || is_absent(words.y) || is_absent(words.z) || is_absent(words.w);
+static_assert(kAbsent == 0xFFFFFFFFU, "the largest word");
+/// The largest word of many tells whether one is absent: no branch or predicate a word, between which the compiler
+/// would spread the loads, and wait for each few.
+__device__ __forceinline__ std::uint32_t largest_word(const float2& words) {
+  return max(__float_as_uint(words.x), __float_as_uint(words.y));
+}
+__device__ __forceinline__ std::uint32_t largest_word(const float4& words) {
+  return max(max(__float_as_uint(words.x), __float_as_uint(words.y)),
+             max(__float_as_uint(words.z), __float_as_uint(words.w)));
 }
 
 /// By one thread of those that need a state: asks for it now and then, which leaves the decode kernel alone.
 __device__ __forceinline__ void await_state(const StateAddress& state) {
-  for (int i = 0; i < kMaxPolls && is_absent(load_relaxed_2(state.ml)); ++i) {
+#pragma unroll 1
+  for (int i = 0; i < kMaxPolls && largest_word(load_relaxed_2(state.ml)) == kAbsent; ++i) {
     __nanosleep(kPollNs);
   }
 }
@@ -108,18 +114,20 @@ __device__ __forceinline__ MergeState join_splits(const LayerParams& p, std::int
     float2 ml[kBatch];
     float4 acc[kBatch];
     bool absent = true;
+#pragma unroll 1
     for (int tries = 0; absent && tries <= (kArriving ? kMaxPolls : 0); ++tries) {
       if (tries == kMaxPolls) {
         wait_for_predecessor();
       }
-      absent = false;
 #pragma unroll
       for (int b = 0; b < kBatch; ++b) {
         ml[b] = load_relaxed_2(ml_at + (b < left ? b * ml_step : 0));
         acc[b] = load_relaxed_4(acc_at + (b < left ? b * acc_step : 0));
       }
+      std::uint32_t largest = 0;
 #pragma unroll
-      for (int b = 0; b < kBatch; ++b) absent |= is_absent(ml[b]) || is_absent(acc[b]);
+      for (int b = 0; b < kBatch; ++b) largest = max(largest, max(largest_word(ml[b]), largest_word(acc[b])));
+      absent = largest == kAbsent;
     }
 #pragma unroll
     for (int b = 1; b < kBatch; ++b) {
