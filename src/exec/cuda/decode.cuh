@@ -81,10 +81,14 @@ struct DecodeConfig {
   static constexpr int kMostQueryColumns = kThreads * kBlocksPerSm <= 256 ? 256 : 128;
   static constexpr bool kQueryInRegisters =
       kHeadDim * kMatrices * kTileMatrices <= kMostQueryColumns && kThreads * kBlocksPerSm <= 384;
+  /// Tiles whose addresses are in registers before the kernel ahead has finished: all that are asked for at once, where
+  /// a thread has registers for them beside what it needs later.
+  static constexpr int kFreeRegisters = std::min(255, 65536 / (kThreads * kBlocksPerSm)) - kMatrices * kSteps * 4;
+  static constexpr int kTilesAhead = kFreeRegisters > 106 ? kStages : 0;
   static constexpr int kQueryPitch = kRowBytes + 16;  // of a head; the shift avoids bank conflicts
   // The pitch of merged states shifts neighbouring heads by 8 banks.
   static constexpr int kMergePitch = kHeadDim + 4;
-  static constexpr int kMergeFloats = kHeads * (kMergePitch + 2);  // of a group
+  static constexpr int kMergeFloats = kHeads * (kMergePitch + 2);                          // of a group
   static constexpr int kQuadsAtOnce = std::clamp(kHeads * kHeadDim / 4 / kThreads, 1, 4);  // of a thread, at the end
   static constexpr int kRingBytes = kGroups * kStages * kStageBytes;
   static constexpr int kQueryBytes = kHeads * kQueryPitch;
@@ -124,22 +128,46 @@ class Decoder {
         tokens_(task.token_end - task.token_begin),
         count_(ring_tiles(tokens_)) {}
 
-  /// Ahead of the kernel before: page ids depend on nothing that it writes.
-  __device__ void prepare() const {
+  /// While the kernel ahead may still run: page ids, and with them every address that the first copies need, depend on
+  /// nothing that it writes.
+  __device__ void prepare() {
 #pragma unroll
     for (int tile = 0; tile < C::kStages; ++tile) copy_ids(tile);
     commit_copies();
+    if constexpr (C::kTilesAhead == 0) {
+      return;
+    }
+    find_queries();
+    wait_copies<0>();
+    __syncwarp();
+#pragma unroll
+    for (int tile = 0; tile < C::kTilesAhead; ++tile) {
+      const TokenOffsets offsets = token_offsets(tile);
+      find_rows(tile, p_.k, task_.kv_head_begin * p_.k_strides.kv_head, offsets.k, first_keys_[tile]);
+      find_rows(tile, p_.v, task_.kv_head_begin * p_.v_strides.kv_head, offsets.v, first_values_[tile]);
+    }
+    check_addresses();
   }
 
   __device__ void run() {
+    if constexpr (C::kTilesAhead == 0) find_queries();
     copy_queries();
     commit_copies();
-    wait_copies<1>();  // the page ids
-    __syncwarp();
+    if constexpr (C::kTilesAhead == 0) {
+      wait_copies<1>();  // the page ids
+      __syncwarp();
+    }
 #pragma unroll
     for (int tile = 0; tile < C::kStages; ++tile) {
-      copy_keys(tile);
-      copy_values(tile);
+      if constexpr (C::kTilesAhead == C::kStages) {
+        copy_found(first_keys_[tile], p_.k, stage_address(tile));
+        copy_found(first_values_[tile], p_.v, stage_address(tile) + C::kTileBytes);
+        copy_ids(tile + C::kStages);
+        commit_copies();
+      } else {
+        copy_keys(tile);
+        copy_values(tile);
+      }
     }
     wait_copies<C::kStages>();  // the queries
     __syncthreads();
@@ -181,28 +209,54 @@ class Decoder {
 
   // ---- the copying side -------------------------------------------------------------------------
 
-  /// Queries of the group, [head][dim] with zeros where there is none; every thread its share.
-  __device__ void copy_queries() const {
-    const T* from = static_cast<const T*>(p_.q) + task_.row * p_.q_row_stride +
-                    static_cast<std::int64_t>(task_.kv_head_begin) * p_.group_size * p_.q_head_stride;
-    if (p_.q_in_vectors) {
-      copy_query_parts<16>(from);
-    } else {
-      copy_query_parts<4>(from);
+  // Queries of the group lie as [head][dim] with zeros where there is none; every thread copies its share.
+  static constexpr int kQueryParts = C::kHeadDim / 8;  // of 16 bytes, of a head
+  static constexpr int kQueryCopies = (C::kHeads * kQueryParts + C::kThreads - 1) / C::kThreads;  // of a thread
+
+  __device__ const T* query(int head, int dim) const {
+    return static_cast<const T*>(p_.q) + task_.row * p_.q_row_stride +
+           (static_cast<std::int64_t>(task_.kv_head_begin) * p_.group_size + head) * p_.q_head_stride + dim;
+  }
+  __device__ std::uint32_t query_slot(int head, int dim) const {
+    return shared_address(shared_) + C::kQueryAt + head * C::kQueryPitch + dim * 2;
+  }
+
+  __device__ void find_queries() {
+#pragma unroll
+    for (int i = 0; i < kQueryCopies; ++i) {
+      const int part = static_cast<int>(threadIdx.x) + i * C::kThreads;
+      const int head = part / kQueryParts;
+      const int dim = part % kQueryParts * 8;
+      const bool exists = p_.q_in_vectors && head < p_.group_size && dim < p_.head_dim;
+      queries_[i] = exists ? reinterpret_cast<const unsigned char*>(query(head, dim)) : nullptr;
     }
   }
 
-  template <int kBytes>
-  __device__ void copy_query_parts(const T* from) const {
-    constexpr int kElements = kBytes / 2;
-    constexpr int kParts = C::kHeadDim / kElements;
-    const std::uint32_t to = shared_address(shared_) + C::kQueryAt;
-    for (int i = static_cast<int>(threadIdx.x); i < C::kHeads * kParts; i += C::kThreads) {
-      const int head = i / kParts;
-      const int dim = i % kParts * kElements;
+  __device__ void copy_queries() const {
+    if (!p_.q_in_vectors) {
+      copy_query_words();
+      return;
+    }
+#pragma unroll
+    for (int i = 0; i < kQueryCopies; ++i) {
+      const int part = static_cast<int>(threadIdx.x) + i * C::kThreads;
+      if (part < C::kHeads * kQueryParts) {
+        const bool exists = queries_[i] != nullptr;
+        copy_async<16>(query_slot(part / kQueryParts, part % kQueryParts * 8),
+                       exists ? static_cast<const void*>(queries_[i]) : p_.q, exists ? 16 : 0);
+      }
+    }
+  }
+
+  /// Of heads that do not lie on 16 bytes.
+  __device__ void copy_query_words() const {
+    constexpr int kWords = C::kHeadDim / 2;
+#pragma unroll 1
+    for (int i = static_cast<int>(threadIdx.x); i < C::kHeads * kWords; i += C::kThreads) {
+      const int head = i / kWords;
+      const int dim = i % kWords * 2;
       const bool exists = head < p_.group_size && dim < p_.head_dim;
-      copy_async<kBytes>(to + head * C::kQueryPitch + dim * 2, exists ? from + head * p_.q_head_stride + dim : p_.q,
-                         exists ? kBytes : 0);
+      copy_async<4>(query_slot(head, dim), exists ? static_cast<const void*>(query(head, dim)) : p_.q, exists ? 4 : 0);
     }
   }
 
@@ -217,23 +271,80 @@ class Decoder {
     copy_async<4>(id_slot(tile), exists ? from : p_.page_ids, exists ? 4 : 0);
   }
 
-  /// Starts the copies of a tile's rows of K or V. `offset`: of the token that this lane works out.
-  __device__ void copy_rows(int tile, const void* base, std::int64_t head_offset, std::int64_t offset,
-                            std::uint32_t to) const {
-    constexpr int kRowsAtOnce = 32 / C::kRowChunks;
-    constexpr int kIterations = C::kTileTokens / kRowsAtOnce / C::kHeadSplit;
+  // A warp copies a tile's rows of K or V a few at a time, 16 bytes a lane.
+  static constexpr int kRowsAtOnce = 32 / C::kRowChunks;
+  static constexpr int kCopies = C::kTileTokens / kRowsAtOnce / C::kHeadSplit;  // of a lane
+  /// Where this lane's 16 bytes of each copy lie; null: beyond the task's end or the head dimension.
+  using Rows = const unsigned char* [kCopies];
+
+  __device__ int row_of_copy(int i) const { return (part_ * kCopies + i) * kRowsAtOnce + lane_ / C::kRowChunks; }
+
+  /// `offset`: of the token that this lane works out.
+  __device__ void find_rows(int tile, const void* base, std::int64_t head_offset, std::int64_t offset,
+                            Rows& rows) const {
     const int chunk = lane_ % C::kRowChunks;
     const bool chunk_exists = chunk * 8 < p_.head_dim;
     const auto* from = static_cast<const unsigned char*>(base) + head_offset + chunk * 16;
     const int tokens_left = tokens_ - tile_begin(tile);
 #pragma unroll
-    for (int i = 0; i < kIterations; ++i) {
-      const int row = (part_ * kIterations + i) * kRowsAtOnce + lane_ / C::kRowChunks;
+    for (int i = 0; i < kCopies; ++i) {
+      const int row = row_of_copy(i);
       const std::int64_t row_offset = __shfl_sync(0xFFFFFFFFU, offset, row);
-      const bool exists = row < tokens_left && chunk_exists;
-      copy_async_16(to + row * C::kRowBytes + ((chunk ^ (row & 7)) << 4), exists ? from + row_offset : base,
-                    exists ? 16 : 0, policy_);
+      rows[i] = row < tokens_left && chunk_exists ? from + row_offset : nullptr;
     }
+  }
+
+  __device__ void copy_found(const Rows& rows, const void* base, std::uint32_t to) const {
+    const int chunk = lane_ % C::kRowChunks;
+#pragma unroll
+    for (int i = 0; i < kCopies; ++i) {
+      const int row = row_of_copy(i);
+      const bool exists = rows[i] != nullptr;
+      copy_async_16(to + row * C::kRowBytes + ((chunk ^ (row & 7)) << 4), exists ? rows[i] : base, exists ? 16 : 0,
+                    policy_);
+    }
+  }
+
+  /// All lie on 16 bytes and are addresses: always so. What it is for: a branch that needs every one of them, ahead of
+  /// the wait for the predecessor. The compiler would else work them out behind it, on the way of the first bytes.
+  __device__ void check_addresses() const {
+    std::uint64_t bits = 0;
+    const auto add = [&](const unsigned char* address) { bits |= reinterpret_cast<std::uint64_t>(address); };
+#pragma unroll
+    for (int i = 0; i < kQueryCopies; ++i) add(queries_[i]);
+#pragma unroll
+    for (int tile = 0; tile < C::kTilesAhead; ++tile) {
+#pragma unroll
+      for (int i = 0; i < kCopies; ++i) {
+        add(first_keys_[tile][i]);
+        add(first_values_[tile][i]);
+      }
+    }
+    if ((bits & 0xF000'0000'0000'000FU) != 0) {
+      __trap();
+    }
+  }
+
+  /// Starts the copies of a tile's rows of K or V.
+  __device__ void copy_rows(int tile, const void* base, std::int64_t head_offset, std::int64_t offset,
+                            std::uint32_t to) const {
+    Rows rows;
+    find_rows(tile, base, head_offset, offset, rows);
+    copy_found(rows, base, to);
+  }
+
+  struct TokenOffsets {
+    std::int64_t k;
+    std::int64_t v;
+  };
+
+  /// Of the token of a tile that this lane works out, from its page id in shared memory.
+  __device__ TokenOffsets token_offsets(int tile) const {
+    const int token = task_.token_begin + tile_begin(tile) + lane_ % C::kTileTokens;
+    const std::int64_t page_id = shared_word(id_slot(tile));
+    const std::int64_t slot = token - page_of(p_, token) * p_.page_size;
+    return {.k = page_id * p_.k_strides.page + slot * p_.k_strides.slot,
+            .v = page_id * p_.v_strides.page + slot * p_.v_strides.slot};
   }
 
   __device__ static std::int32_t shared_word(std::uint32_t address) {
@@ -245,12 +356,9 @@ class Decoder {
   /// A tile is asked for in two halves, each as soon as its place is free; there may be no such tile.
   __device__ void copy_keys(int tile) {
     if (tile < count_) {
-      const int token = task_.token_begin + tile_begin(tile) + lane_ % C::kTileTokens;
-      const std::int64_t page_id = shared_word(id_slot(tile));
-      const std::int64_t slot = token - page_of(p_, token) * p_.page_size;
-      v_offset_ = page_id * p_.v_strides.page + slot * p_.v_strides.slot;
-      copy_rows(tile, p_.k, task_.kv_head_begin * p_.k_strides.kv_head,
-                page_id * p_.k_strides.page + slot * p_.k_strides.slot, stage_address(tile));
+      const TokenOffsets offsets = token_offsets(tile);
+      v_offset_ = offsets.v;
+      copy_rows(tile, p_.k, task_.kv_head_begin * p_.k_strides.kv_head, offsets.k, stage_address(tile));
     }
   }
   /// With the page ids that the tile one ring later needs. Always a group.
@@ -543,43 +651,39 @@ class Decoder {
     }
   }
 
-  /// Of 4 dimensions of a head: all slots' states, in the order of the slots.
-  __device__ MergeState join_slots(int head, int d) const {
-    float2 ml[C::kGroups];
-    float4 acc[C::kGroups];
-#pragma unroll
-    for (int slot = 0; slot < C::kGroups; ++slot) {
-      ml[slot] = *slot_ml(slot, head);
-      acc[slot] = *reinterpret_cast<const float4*>(merge_slot(slot) + head * C::kMergePitch + d);
-    }
-    return join(ml, acc);
-  }
-
-  /// The slots' states become the task's. A thread works out several quads side by side, then stores them: one after
-  /// the other each would wait for shared memory and exponentials, 0.3 us a round.
+  /// The slots' states become the task's, in the order of the slots. A thread works out kQuadsAtOnce times 4 dimensions
+  /// of one head: their weights are the same, and loads of many are in flight.
   __device__ void write_result() const {
-    constexpr int kQuads = C::kHeadDim / 4;
-    const int count = p_.group_size * kQuads;
-    for (int first = static_cast<int>(threadIdx.x); first < count; first += C::kThreads * C::kQuadsAtOnce) {
+    constexpr int kHeadThreads = C::kHeadDim / 4 / C::kQuadsAtOnce;
+    for (int i = static_cast<int>(threadIdx.x); i < p_.group_size * kHeadThreads; i += C::kThreads) {
+      const int head = i / kHeadThreads;
+      float2 ml[C::kGroups];
+#pragma unroll
+      for (int slot = 0; slot < C::kGroups; ++slot) ml[slot] = *slot_ml(slot, head);
       MergeState states[C::kQuadsAtOnce];
 #pragma unroll
       for (int u = 0; u < C::kQuadsAtOnce; ++u) {
-        const int i = min(first + u * C::kThreads, C::kHeads * kQuads - 1);
-        states[u] = join_slots(i / kQuads, i % kQuads * 4);
+        float4 acc[C::kGroups];
+#pragma unroll
+        for (int slot = 0; slot < C::kGroups; ++slot) {
+          acc[slot] = *reinterpret_cast<const float4*>(merge_slot(slot) + head * C::kMergePitch +
+                                                       (i % kHeadThreads + u * kHeadThreads) * 4);
+        }
+        states[u] = join(ml, acc);
       }
+      const int q_head = task_.kv_head_begin * p_.group_size + head;
+      const OutputScale scale =
+          task_.partial_slot < 0 ? output_scale(p_, q_head, states[0].m, states[0].l) : OutputScale{};
 #pragma unroll
       for (int u = 0; u < C::kQuadsAtOnce; ++u) {
-        const int i = first + u * C::kThreads;
-        const int head = i / kQuads;
-        const int d = i % kQuads * 4;
-        const MergeState& state = states[u];
-        if (i >= count || d >= p_.head_dim) {
-          continue;
+        const int d = (i % kHeadThreads + u * kHeadThreads) * 4;
+        if (d >= p_.head_dim) {
+          break;
         }
         if (task_.partial_slot < 0) {
-          finish_head(p_, task_.row, task_.kv_head_begin * p_.group_size + head, d, state.m, state.l, state.acc);
+          finish_head(p_, task_.row, q_head, d, scale, states[u].acc);
         } else {
-          store_partial(p_, task_.partial_slot, head, d, state.m, state.l, state.acc);
+          store_partial(p_, task_.partial_slot, head, d, states[u].m, states[u].l, states[u].acc);
         }
       }
     }
@@ -597,8 +701,11 @@ class Decoder {
   const int part_;   // which of the warps that share it
   const std::uint32_t ring_;
   const std::uint64_t policy_;
-  const int tokens_;  // of the task
-  const int count_;   // tiles of this ring
+  const int tokens_;                            // of the task
+  const int count_;                             // tiles of this ring
+  const unsigned char* queries_[kQueryCopies];  // as Rows; until run has asked for them
+  Rows first_keys_[std::max(C::kTilesAhead, 1)];
+  Rows first_values_[std::max(C::kTilesAhead, 1)];
   std::int64_t v_offset_ = 0;
   std::uint32_t query_at_ = 0;
   std::uint32_t query_[C::kMatrices][C::kQueryInRegisters ? C::kSteps : 1][2];

@@ -91,18 +91,19 @@ __device__ __forceinline__ std::uint32_t largest_word(const float4& words) {
 }
 
 /// By one thread of those that need a state: asks for it now and then, which leaves the decode kernel alone.
-__device__ __forceinline__ void await_state(const StateAddress& state) {
+__device__ __forceinline__ void await_state(const float* ml) {
 #pragma unroll 1
-  for (int i = 0; i < kMaxPolls && largest_word(load_relaxed_2(state.ml)) == kAbsent; ++i) {
+  for (int i = 0; i < kMaxPolls && largest_word(load_relaxed_2(ml)) == kAbsent; ++i) {
     __nanosleep(kPollNs);
   }
 }
 
 /// The splits first, first + stride, ... of a head's states, elements [d, d + 4), kBatch at once; kArriving: as soon as
-/// they are there. A batch that is not full repeats its first split, without weight.
+/// they are there, of which one thread of those with the same `first` (`leads`) asks on behalf of a warp until the last
+/// is. By all threads of a warp.
 template <int kBatch, bool kArriving>
 __device__ __forceinline__ MergeState join_splits(const LayerParams& p, std::int32_t slot_begin, std::int32_t group_idx,
-                                                  std::int32_t num_splits, int first, int stride, int d) {
+                                                  std::int32_t num_splits, int first, int stride, int d, bool leads) {
   MergeState state;
   const StateAddress begin(p, slot_begin + first, group_idx, d);
   const float* acc_at = begin.acc;
@@ -110,29 +111,49 @@ __device__ __forceinline__ MergeState join_splits(const LayerParams& p, std::int
   const std::int32_t acc_step = stride * p.group_size * p.head_dim;
   const std::int32_t ml_step = stride * p.group_size * p.merge_parts * 2;
   const bool has_any = first < num_splits && d < p.head_dim;
-  for (int left = has_any ? (num_splits - first - 1) / stride + 1 : 0; left > 0; left -= kBatch) {
+  const int count = has_any ? (num_splits - first - 1) / stride + 1 : 0;
+  if constexpr (kArriving) {
+    if (leads && has_any) {
+      await_state(ml_at + (count - 1) * ml_step);
+    }
+    __syncwarp();
+  }
+  for (int left = count; left > 0; left -= kBatch) {
     float2 ml[kBatch];
     float4 acc[kBatch];
-    bool absent = true;
-#pragma unroll 1
-    for (int tries = 0; absent && tries <= (kArriving ? kMaxPolls : 0); ++tries) {
-      if (tries == kMaxPolls) {
-        wait_for_predecessor();
-      }
 #pragma unroll
-      for (int b = 0; b < kBatch; ++b) {
-        ml[b] = load_relaxed_2(ml_at + (b < left ? b * ml_step : 0));
-        acc[b] = load_relaxed_4(acc_at + (b < left ? b * acc_step : 0));
+    for (int b = 0; b < kBatch; ++b) {
+      ml[b] = make_float2(-INFINITY, 0.0F);
+      acc[b] = make_float4(0.0F, 0.0F, 0.0F, 0.0F);
+      if (b < left) {
+        ml[b] = load_relaxed_2(ml_at + b * ml_step);
+        acc[b] = load_relaxed_4(acc_at + b * acc_step);
       }
-      std::uint32_t largest = 0;
-#pragma unroll
-      for (int b = 0; b < kBatch; ++b) largest = max(largest, max(largest_word(ml[b]), largest_word(acc[b])));
-      absent = largest == kAbsent;
     }
+    if constexpr (kArriving) {
+#pragma unroll 1
+      for (int tries = 0; tries <= kMaxPolls; ++tries) {
+        std::uint32_t largest[kBatch];
+        std::uint32_t largest_of_all = 0;
 #pragma unroll
-    for (int b = 1; b < kBatch; ++b) {
-      ml[b] = b < left ? ml[b] : make_float2(-INFINITY, 0.0F);
-      acc[b] = b < left ? acc[b] : make_float4(0.0F, 0.0F, 0.0F, 0.0F);  // 0 times an infinite one is NaN
+        for (int b = 0; b < kBatch; ++b) {
+          largest[b] = max(largest_word(ml[b]), largest_word(acc[b]));
+          largest_of_all = max(largest_of_all, largest[b]);
+        }
+        if (largest_of_all != kAbsent) {
+          break;
+        }
+        if (tries == kMaxPolls) {
+          wait_for_predecessor();
+        }
+#pragma unroll
+        for (int b = 0; b < kBatch; ++b) {
+          if (largest[b] == kAbsent) {
+            ml[b] = load_relaxed_2(ml_at + b * ml_step);
+            acc[b] = load_relaxed_4(acc_at + b * acc_step);
+          }
+        }
+      }
     }
     const MergeState batch = join(ml, acc);
     const float2 two[2] = {make_float2(state.m, state.l), make_float2(batch.m, batch.l)};
@@ -169,8 +190,9 @@ __device__ __forceinline__ void merge_group(const LayerParams& p, std::int32_t r
     }
   };
   for_each_quad([&](int head, int d) {
-    const MergeState state = join_splits<1, false>(p, slot_begin, head, num_splits, 0, 1, d);
-    finish_head(p, row, kv_head * p.group_size + head, d, state.m, state.l, state.acc);
+    const MergeState state = join_splits<1, false>(p, slot_begin, head, num_splits, 0, 1, d, false);
+    const int q_head = kv_head * p.group_size + head;
+    finish_head(p, row, q_head, d, output_scale(p, q_head, state.m, state.l), state.acc);
   });
   __syncthreads();
   for_each_quad([&](int head, int d) { clear_splits(p, slot_begin, head, num_splits, 0, 1, d); });

@@ -41,12 +41,8 @@ __global__ void __launch_bounds__(32 * kUnits * kUnitWarps, 1)
     return;  // all threads of the unit
   }
   const int group_idx = q_head - kv_head * p.group_size;
-  if (lane == 0 && way < range.num_splits) {
-    await_state(StateAddress(p, slot_begin + (range.num_splits - 1 - way) / kWays * kWays + way, group_idx, d));
-  }
-  __syncwarp();
-  MergeState state =
-      join_ways<kLanes>(join_splits<kBatch, true>(p, slot_begin, group_idx, range.num_splits, way, kWays, d));
+  MergeState state = join_ways<kLanes>(
+      join_splits<kBatch, true>(p, slot_begin, group_idx, range.num_splits, way, kWays, d, lane == 0));
   if constexpr (kUnitWarps > 1) {
     const int warp = way / kWarpWays;
     if (way % kWarpWays == 0) {
@@ -66,7 +62,7 @@ __global__ void __launch_bounds__(32 * kUnits * kUnitWarps, 1)
     }
   }
   if (way == 0 && d < p.head_dim) {
-    finish_head(p, range.row, q_head, d, state.m, state.l, state.acc);
+    finish_head(p, range.row, q_head, d, output_scale(p, q_head, state.m, state.l), state.acc);
   }
   __syncwarp();  // all lanes of a split have read its (m, l)
   clear_splits(p, slot_begin, group_idx, range.num_splits, way, kWays, d);
