@@ -88,8 +88,9 @@ struct DecodeConfig {
   static constexpr int kQueryPitch = kRowBytes + 16;  // of a head; the shift avoids bank conflicts
   // The pitch of merged states shifts neighbouring heads by 8 banks.
   static constexpr int kMergePitch = kHeadDim + 4;
-  static constexpr int kMergeFloats = kHeads * (kMergePitch + 2);                          // of a group
-  static constexpr int kQuadsAtOnce = std::clamp(kHeads * kHeadDim / 4 / kThreads, 1, 4);  // of a thread, at the end
+  static constexpr int kMergeFloats = kHeads * (kMergePitch + 2);  // of a group
+  /// Of a thread, at the end of a task.
+  static constexpr int kQuadsAtOnce = std::clamp(kHeads * kHeadDim / 4 / kThreads, 1, 4);
   static constexpr int kRingBytes = kGroups * kStages * kStageBytes;
   static constexpr int kQueryBytes = kHeads * kQueryPitch;
   static constexpr int kMergeBytes = kGroups * kMergeFloats * 4;

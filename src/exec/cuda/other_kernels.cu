@@ -41,8 +41,10 @@ __global__ void __launch_bounds__(32 * kUnits * kUnitWarps, 1)
     return;  // all threads of the unit
   }
   const int group_idx = q_head - kv_head * p.group_size;
-  MergeState state = join_ways<kLanes>(
-      join_splits<kBatch, true>(p, slot_begin, group_idx, range.num_splits, way, kWays, d, lane == 0));
+  MergeState state = join_splits<kBatch, true>(p, slot_begin, group_idx, range.num_splits, way, kWays, d, lane == 0);
+  __syncwarp();  // all lanes of a split have read its (m, l)
+  clear_splits(p, slot_begin, group_idx, range.num_splits, way, kWays, d);
+  state = join_ways<kLanes>(state);
   if constexpr (kUnitWarps > 1) {
     const int warp = way / kWarpWays;
     if (way % kWarpWays == 0) {
@@ -64,8 +66,6 @@ __global__ void __launch_bounds__(32 * kUnits * kUnitWarps, 1)
   if (way == 0 && d < p.head_dim) {
     finish_head(p, range.row, q_head, d, output_scale(p, q_head, state.m, state.l), state.acc);
   }
-  __syncwarp();  // all lanes of a split have read its (m, l)
-  clear_splits(p, slot_begin, group_idx, range.num_splits, way, kWays, d);
   // Whoever comes next waits for this kernel only: what the decode kernel does beyond partial states must be done, too.
   if (range.all_split == 0) {
     wait_for_predecessor();
