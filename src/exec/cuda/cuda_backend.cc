@@ -161,6 +161,11 @@ Entry Backend::decode_entry() const {
   return Entry::kDependent;
 }
 
+// As many as the GPU holds at once.
+std::int32_t Backend::early_blocks(const KernelEntry& kernel) const {
+  return decode_entry() == Entry::kDependent ? device_.num_sms * kernel.blocks_per_sm : 0;
+}
+
 Status Backend::enqueue_launches(const Plan& plan, const RunArgs& args, LayerParams params) {
   const KernelEntry& kernel = choose_kernel(args, width_of(plan), device_);
   const DeviceTask* tasks = params.tasks;
@@ -169,6 +174,7 @@ Status Backend::enqueue_launches(const Plan& plan, const RunArgs& args, LayerPar
     const std::int64_t count = launch.end - launch.begin;
     if (launch.kind == LaunchKind::kDecode) {
       params.tasks = tasks + launch.begin;
+      params.early_blocks = early_blocks(kernel);
       PKV_RETURN_IF_ERROR(prepare(kernel));
       PKV_RETURN_IF_ERROR(cuda::launch(kernel, count, &params, decode_entry(), stream_));
     } else {

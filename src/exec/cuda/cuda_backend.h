@@ -60,6 +60,7 @@ class Backend final : public CudaBackend {
   [[nodiscard]] KernelWidth width_of(const Plan& plan) const;
   [[nodiscard]] bool can_depend() const { return device_.compute_major >= 9; }
   [[nodiscard]] Entry decode_entry() const;
+  [[nodiscard]] std::int32_t early_blocks(const KernelEntry& kernel) const;
   [[nodiscard]] Entry merge_entry() const { return can_depend() ? Entry::kDependent : Entry::kAfter; }
   Status enqueue_launches(const Plan& plan, const RunArgs& args, LayerParams params);
   [[nodiscard]] bool is_loaded(const Plan& plan) const;

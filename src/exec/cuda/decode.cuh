@@ -129,17 +129,23 @@ class Decoder {
         tokens_(task.token_end - task.token_begin),
         count_(ring_tiles(tokens_)) {}
 
-  /// While the kernel ahead may still run: page ids, and with them every address that the first copies need, depend on
-  /// nothing that it writes.
-  __device__ void prepare() {
+  // In this order, with the wait for the kernel ahead before copy_queries. What stands before it may run beside that
+  // kernel: page ids, and with them the addresses of all first copies, depend on nothing that it writes. `is_early`:
+  // the wait is still to come, so that addresses cost nothing; a block that need not wait asks for its queries first,
+  // as under full memory they take longest.
+
+  __device__ void copy_first_ids() const {
 #pragma unroll
     for (int tile = 0; tile < C::kStages; ++tile) copy_ids(tile);
     commit_copies();
-    if constexpr (C::kTilesAhead == 0) {
-      return;
+  }
+
+  __device__ void find_first_tiles(bool is_early) {
+    if (is_early) {
+      wait_copies<0>();
+    } else {
+      wait_copies<1>();  // for page ids, but not for queries
     }
-    find_queries();
-    wait_copies<0>();
     __syncwarp();
 #pragma unroll
     for (int tile = 0; tile < C::kTilesAhead; ++tile) {
@@ -147,17 +153,21 @@ class Decoder {
       find_rows(tile, p_.k, task_.kv_head_begin * p_.k_strides.kv_head, offsets.k, first_keys_[tile]);
       find_rows(tile, p_.v, task_.kv_head_begin * p_.v_strides.kv_head, offsets.v, first_values_[tile]);
     }
-    check_addresses();
+    if (is_early) {
+      check_addresses();
+    }
+  }
+
+  __device__ void copy_queries() const {
+    if (p_.q_in_vectors) {
+      copy_query_parts<16>();
+    } else {
+      copy_query_parts<4>();
+    }
+    commit_copies();
   }
 
   __device__ void run() {
-    if constexpr (C::kTilesAhead == 0) find_queries();
-    copy_queries();
-    commit_copies();
-    if constexpr (C::kTilesAhead == 0) {
-      wait_copies<1>();  // the page ids
-      __syncwarp();
-    }
 #pragma unroll
     for (int tile = 0; tile < C::kStages; ++tile) {
       if constexpr (C::kTilesAhead == C::kStages) {
@@ -210,54 +220,25 @@ class Decoder {
 
   // ---- the copying side -------------------------------------------------------------------------
 
-  // Queries of the group lie as [head][dim] with zeros where there is none; every thread copies its share.
-  static constexpr int kQueryParts = C::kHeadDim / 8;  // of 16 bytes, of a head
-  static constexpr int kQueryCopies = (C::kHeads * kQueryParts + C::kThreads - 1) / C::kThreads;  // of a thread
-
-  __device__ const T* query(int head, int dim) const {
-    return static_cast<const T*>(p_.q) + task_.row * p_.q_row_stride +
-           (static_cast<std::int64_t>(task_.kv_head_begin) * p_.group_size + head) * p_.q_head_stride + dim;
-  }
-  __device__ std::uint32_t query_slot(int head, int dim) const {
-    return shared_address(shared_) + C::kQueryAt + head * C::kQueryPitch + dim * 2;
-  }
-
-  __device__ void find_queries() {
-#pragma unroll
-    for (int i = 0; i < kQueryCopies; ++i) {
-      const int part = static_cast<int>(threadIdx.x) + i * C::kThreads;
-      const int head = part / kQueryParts;
-      const int dim = part % kQueryParts * 8;
-      const bool exists = p_.q_in_vectors && head < p_.group_size && dim < p_.head_dim;
-      queries_[i] = exists ? reinterpret_cast<const unsigned char*>(query(head, dim)) : nullptr;
-    }
-  }
-
-  __device__ void copy_queries() const {
-    if (!p_.q_in_vectors) {
-      copy_query_words();
-      return;
-    }
-#pragma unroll
-    for (int i = 0; i < kQueryCopies; ++i) {
-      const int part = static_cast<int>(threadIdx.x) + i * C::kThreads;
-      if (part < C::kHeads * kQueryParts) {
-        const bool exists = queries_[i] != nullptr;
-        copy_async<16>(query_slot(part / kQueryParts, part % kQueryParts * 8),
-                       exists ? static_cast<const void*>(queries_[i]) : p_.q, exists ? 16 : 0);
-      }
-    }
-  }
-
-  /// Of heads that do not lie on 16 bytes.
-  __device__ void copy_query_words() const {
-    constexpr int kWords = C::kHeadDim / 2;
-#pragma unroll 1
-    for (int i = static_cast<int>(threadIdx.x); i < C::kHeads * kWords; i += C::kThreads) {
-      const int head = i / kWords;
-      const int dim = i % kWords * 2;
+  /// Queries of the group, [head][dim] with zeros where there is none; every thread its share.
+  template <int kBytes>
+  __device__ void copy_query_parts() const {
+    constexpr int kElements = kBytes / 2;
+    constexpr int kParts = C::kHeadDim / kElements;
+    constexpr int kUnrolled = kBytes == 16 ? 8 : 1;
+    const T* from = static_cast<const T*>(p_.q) + task_.row * p_.q_row_stride +
+                    static_cast<std::int64_t>(task_.kv_head_begin) * p_.group_size * p_.q_head_stride;
+    const std::uint32_t to = shared_address(shared_) + C::kQueryAt;
+#pragma unroll kUnrolled
+    for (int first = 0; first < C::kHeads * kParts; first += C::kThreads) {
+      const int i = first + static_cast<int>(threadIdx.x);
+      const int head = i / kParts;
+      const int dim = i % kParts * kElements;
       const bool exists = head < p_.group_size && dim < p_.head_dim;
-      copy_async<4>(query_slot(head, dim), exists ? static_cast<const void*>(query(head, dim)) : p_.q, exists ? 4 : 0);
+      if (head < C::kHeads) {
+        copy_async<kBytes>(to + head * C::kQueryPitch + dim * 2, exists ? from + head * p_.q_head_stride + dim : p_.q,
+                           exists ? kBytes : 0);
+      }
     }
   }
 
@@ -311,8 +292,6 @@ class Decoder {
   __device__ void check_addresses() const {
     std::uint64_t bits = 0;
     const auto add = [&](const unsigned char* address) { bits |= reinterpret_cast<std::uint64_t>(address); };
-#pragma unroll
-    for (int i = 0; i < kQueryCopies; ++i) add(queries_[i]);
 #pragma unroll
     for (int tile = 0; tile < C::kTilesAhead; ++tile) {
 #pragma unroll
@@ -664,10 +643,23 @@ class Decoder {
     return join(ml, acc);
   }
 
-  /// The slots' states become the task's. A thread works out several quads of dimensions side by side before it stores
-  /// the first: one after the other each would wait for shared memory and exponentials, 0.3 us a round.
-  __device__ void write_result() const {
-    constexpr int kQuads = C::kHeadDim / 4;
+  static constexpr int kQuads = C::kHeadDim / 4;  // of a head
+
+  __device__ void write_output() const {
+#pragma unroll 1
+    for (int i = static_cast<int>(threadIdx.x); i < p_.group_size * kQuads; i += C::kThreads) {
+      const int q_head = task_.kv_head_begin * p_.group_size + i / kQuads;
+      const int d = i % kQuads * 4;
+      if (d < p_.head_dim) {
+        const MergeState state = join_slots(i / kQuads, d);
+        finish_head(p_, task_.row, q_head, d, output_scale(p_, q_head, state.m, state.l), state.acc);
+      }
+    }
+  }
+
+  /// A thread works out several quads of dimensions side by side before it stores the first: one after the other each
+  /// would wait for shared memory and exponentials, 0.3 us a round.
+  __device__ void write_partial() const {
     const int count = p_.group_size * kQuads;
     for (int first = static_cast<int>(threadIdx.x); first < count; first += C::kThreads * C::kQuadsAtOnce) {
       MergeState states[C::kQuadsAtOnce];
@@ -680,18 +672,19 @@ class Decoder {
       for (int u = 0; u < C::kQuadsAtOnce; ++u) {
         const int i = first + u * C::kThreads;
         const int d = i % kQuads * 4;
-        if (i >= count || d >= p_.head_dim) {
-          continue;
-        }
-        const int head = i / kQuads;
-        const MergeState& state = states[u];
-        if (task_.partial_slot < 0) {
-          const int q_head = task_.kv_head_begin * p_.group_size + head;
-          finish_head(p_, task_.row, q_head, d, output_scale(p_, q_head, state.m, state.l), state.acc);
-        } else {
-          store_partial(p_, task_.partial_slot, head, d, state.m, state.l, state.acc);
+        if (i < count && d < p_.head_dim) {
+          store_partial(p_, task_.partial_slot, i / kQuads, d, states[u].m, states[u].l, states[u].acc);
         }
       }
+    }
+  }
+
+  /// The slots' states become the task's.
+  __device__ void write_result() const {
+    if (task_.partial_slot < 0) {
+      write_output();
+    } else {
+      write_partial();
     }
     if (p_.finished != nullptr && task_.slot_stride > 1) {
       merge_if_last<(C::kHeadDim > 128)>(p_, task_);
@@ -707,10 +700,9 @@ class Decoder {
   const int part_;   // which of the warps that share it
   const std::uint32_t ring_;
   const std::uint64_t policy_;
-  const int tokens_;                            // of the task
-  const int count_;                             // tiles of this ring
-  const unsigned char* queries_[kQueryCopies];  // as Rows; until run has asked for them
-  Rows first_keys_[std::max(C::kTilesAhead, 1)];
+  const int tokens_;                              // of the task
+  const int count_;                               // tiles of this ring
+  Rows first_keys_[std::max(C::kTilesAhead, 1)];  // until run has asked for them
   Rows first_values_[std::max(C::kTilesAhead, 1)];
   std::int64_t v_offset_ = 0;
   std::uint32_t query_at_ = 0;

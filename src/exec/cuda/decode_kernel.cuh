@@ -22,11 +22,18 @@ __global__ void __launch_bounds__(C::kThreads, blocks_that_fit(kArch, C::kShared
       wait_for_predecessor();
       return;
     }
-    for (;;) {
+    bool is_early = C::kTilesAhead > 0 && static_cast<std::int32_t>(blockIdx.x) < p.early_blocks;
+    for (;; is_early = false) {
       Decoder<C> decoder(p, task, shared);
-      decoder.prepare();
-      wait_for_predecessor();
-      start_dependents();  // not before: the merge kernel would take the states of the layer ahead
+      const auto begin = [&] {
+        wait_for_predecessor();
+        start_dependents();  // not before: the merge kernel would take the states of the layer ahead
+        decoder.copy_queries();
+      };
+      decoder.copy_first_ids();
+      if (!is_early) begin();
+      decoder.find_first_tiles(is_early);
+      if (is_early) begin();
       decoder.run();
       if (task.kv_head_begin + 1 >= task.kv_head_end) {
         return;

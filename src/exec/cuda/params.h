@@ -63,6 +63,7 @@ struct LayerParams {
   float* partial_ml = nullptr;       // [slot][group_size][merge_parts][2], all the same; absent between launches
   float* partial_acc = nullptr;      // [slot][group_size][head_dim]; absent between launches
   std::int32_t num_merges = 0;       // of this launch
+  std::int32_t early_blocks = 0;     // of a decode launch: they may begin while the kernel ahead still runs
   std::int32_t* finished = nullptr;  // [row][kv head]: splits done so far; null: merges are separate
   std::int64_t q_row_stride = 0;     // elements, as are the next three
   std::int64_t q_head_stride = 0;

@@ -56,6 +56,7 @@ Status StepGraph::enqueue_layer(const RunArgs& layer) const {
   step_.fill(params, sizes().capacity, merge_, bounds_.max_partial_slots, shape_);
   if (bounds_.max_tasks > 0) {
     const KernelEntry& kernel = choose_kernel(layer, width_, backend_.device_);
+    params.early_blocks = backend_.early_blocks(kernel);
     PKV_RETURN_IF_ERROR(cuda::launch(kernel, bounds_.max_tasks, &params, backend_.decode_entry(), backend_.stream_));
   }
   if (merge_ == MergeMode::kSeparate && bounds_.max_merges > 0) {
