@@ -129,10 +129,9 @@ class Decoder {
         tokens_(task.token_end - task.token_begin),
         count_(ring_tiles(tokens_)) {}
 
-  // In this order, with the wait for the kernel ahead before copy_queries. What stands before it may run beside that
-  // kernel: page ids, and with them the addresses of all first copies, depend on nothing that it writes. `is_early`:
-  // the wait is still to come, so that addresses cost nothing; a block that need not wait asks for its queries first,
-  // as under full memory they take longest.
+  // What a block does while the kernel ahead may still run, is_early: page ids, and with them the addresses of all
+  // first copies, depend on nothing that it writes. A block that need not wait asks for its queries first, as under
+  // full memory they take longest, and for each tile as soon as its addresses are known.
 
   __device__ void copy_first_ids() const {
 #pragma unroll
@@ -140,12 +139,8 @@ class Decoder {
     commit_copies();
   }
 
-  __device__ void find_first_tiles(bool is_early) {
-    if (is_early) {
-      wait_copies<0>();
-    } else {
-      wait_copies<1>();  // for page ids, but not for queries
-    }
+  __device__ void find_first_tiles() {
+    wait_copies<0>();
     __syncwarp();
 #pragma unroll
     for (int tile = 0; tile < C::kTilesAhead; ++tile) {
@@ -153,8 +148,26 @@ class Decoder {
       find_rows(tile, p_.k, task_.kv_head_begin * p_.k_strides.kv_head, offsets.k, first_keys_[tile]);
       find_rows(tile, p_.v, task_.kv_head_begin * p_.v_strides.kv_head, offsets.v, first_values_[tile]);
     }
-    if (is_early) {
-      check_addresses();
+    check_addresses();
+  }
+
+  __device__ void copy_found_tiles() const {
+#pragma unroll
+    for (int tile = 0; tile < C::kTilesAhead; ++tile) {
+      copy_found(first_keys_[tile], p_.k, stage_address(tile));
+      copy_found(first_values_[tile], p_.v, stage_address(tile) + C::kTileBytes);
+      copy_ids(tile + C::kStages);
+      commit_copies();
+    }
+  }
+
+  __device__ void copy_first_tiles() {
+    wait_copies<1>();  // for page ids, but not for queries
+    __syncwarp();
+#pragma unroll
+    for (int tile = 0; tile < C::kStages; ++tile) {
+      copy_keys(tile);
+      copy_values(tile);
     }
   }
 
@@ -167,19 +180,8 @@ class Decoder {
     commit_copies();
   }
 
+  /// Behind the queries and first tiles.
   __device__ void run() {
-#pragma unroll
-    for (int tile = 0; tile < C::kStages; ++tile) {
-      if constexpr (C::kTilesAhead == C::kStages) {
-        copy_found(first_keys_[tile], p_.k, stage_address(tile));
-        copy_found(first_values_[tile], p_.v, stage_address(tile) + C::kTileBytes);
-        copy_ids(tile + C::kStages);
-        commit_copies();
-      } else {
-        copy_keys(tile);
-        copy_values(tile);
-      }
-    }
     wait_copies<C::kStages>();  // the queries
     __syncthreads();
     begin_state();

@@ -31,9 +31,14 @@ __global__ void __launch_bounds__(C::kThreads, blocks_that_fit(kArch, C::kShared
         decoder.copy_queries();
       };
       decoder.copy_first_ids();
-      if (!is_early) begin();
-      decoder.find_first_tiles(is_early);
-      if (is_early) begin();
+      if (is_early) {
+        decoder.find_first_tiles();
+        begin();
+        decoder.copy_found_tiles();
+      } else {
+        begin();
+        decoder.copy_first_tiles();
+      }
       decoder.run();
       if (task.kv_head_begin + 1 >= task.kv_head_end) {
         return;

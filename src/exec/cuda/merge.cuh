@@ -90,6 +90,9 @@ __device__ __forceinline__ std::uint32_t largest_word(const float4& words) {
              max(__float_as_uint(words.z), __float_as_uint(words.w)));
 }
 
+/// What is worked out from `value` is worked out anew where this stands.
+__device__ __forceinline__ void keep_from_hoisting(std::int32_t& value) { asm volatile("" : "+r"(value)); }
+
 /// By one thread of those that need a state: asks for it now and then, which leaves the decode kernel alone.
 __device__ __forceinline__ void await_state(const float* ml) {
 #pragma unroll 1
@@ -108,8 +111,8 @@ __device__ __forceinline__ MergeState join_splits(const LayerParams& p, std::int
   const StateAddress begin(p, slot_begin + first, group_idx, d);
   const float* acc_at = begin.acc;
   const float* ml_at = begin.ml;
-  const std::int32_t acc_step = stride * p.group_size * p.head_dim;
-  const std::int32_t ml_step = stride * p.group_size * p.merge_parts * 2;
+  std::int32_t acc_step = stride * p.group_size * p.head_dim;
+  std::int32_t ml_step = stride * p.group_size * p.merge_parts * 2;
   const bool has_any = first < num_splits && d < p.head_dim;
   const int count = has_any ? (num_splits - first - 1) / stride + 1 : 0;
   if constexpr (kArriving) {
@@ -146,6 +149,8 @@ __device__ __forceinline__ MergeState join_splits(const LayerParams& p, std::int
         if (tries == kMaxPolls) {
           wait_for_predecessor();
         }
+        keep_from_hoisting(acc_step);  // else every address has registers of its own through the loop
+        keep_from_hoisting(ml_step);
 #pragma unroll
         for (int b = 0; b < kBatch; ++b) {
           if (largest[b] == kAbsent) {
