@@ -154,9 +154,11 @@ class Decoder {
   __device__ void copy_found_tiles() const {
 #pragma unroll
     for (int tile = 0; tile < C::kTilesAhead; ++tile) {
-      copy_found(first_keys_[tile], p_.k, stage_address(tile));
-      copy_found(first_values_[tile], p_.v, stage_address(tile) + C::kTileBytes);
-      copy_ids(tile + C::kStages);
+      if (tile < count_) {  // else nobody would wait for the zeros, and states would lie where they arrive
+        copy_found(first_keys_[tile], p_.k, stage_address(tile));
+        copy_found(first_values_[tile], p_.v, stage_address(tile) + C::kTileBytes);
+        copy_ids(tile + C::kStages);
+      }
       commit_copies();
     }
   }
