@@ -26,8 +26,7 @@
 // Invariants. Rows beyond the task's end are zero in shared memory (cp.async reads 0 bytes of them) and
 // masked to -inf in S, so that a NaN there is never multiplied. Copies into a stage begin only after all
 // warps that share it have read it. Exactly one group of copies is committed a step, so that waiting for
-// all but kStages - 1 groups means the tile at hand has arrived. No copy is asked for that no later step waits for, as
-// states lie in the tiles' place in the end. The page id of a tile arrives with the
+// all but kStages - 1 groups means the tile at hand has arrived. The page id of a tile arrives with the
 // tile one ring ahead: no load waits for one.
 #pragma once
 
@@ -650,9 +649,21 @@ class Decoder {
 
   static constexpr int kQuads = C::kHeadDim / 4;  // of a head
 
-  /// The slots' states become the task's. A thread works out several quads of dimensions side by side before it stores
-  /// the first: one after the other each would wait for shared memory and exponentials, 0.3 us a round.
-  __device__ void write_result() const {
+  __device__ void write_output() const {
+#pragma unroll 1
+    for (int i = static_cast<int>(threadIdx.x); i < p_.group_size * kQuads; i += C::kThreads) {
+      const int q_head = task_.kv_head_begin * p_.group_size + i / kQuads;
+      const int d = i % kQuads * 4;
+      if (d < p_.head_dim) {
+        const MergeState state = join_slots(i / kQuads, d);
+        finish_head(p_, task_.row, q_head, d, output_scale(p_, q_head, state.m, state.l), state.acc);
+      }
+    }
+  }
+
+  /// A thread works out several quads of dimensions side by side before it stores the first: one after the other each
+  /// would wait for shared memory and exponentials, 0.3 us a round.
+  __device__ void write_partial() const {
     const int count = p_.group_size * kQuads;
     for (int first = static_cast<int>(threadIdx.x); first < count; first += C::kThreads * C::kQuadsAtOnce) {
       MergeState states[C::kQuadsAtOnce];
@@ -661,41 +672,26 @@ class Decoder {
         const int i = min(first + u * C::kThreads, C::kHeads * kQuads - 1);
         states[u] = join_slots(i / kQuads, i % kQuads * 4);
       }
-      if (task_.partial_slot < 0) {
-        write_outputs(first, states);
-      } else {
-        write_partials(first, states);
+#pragma unroll
+      for (int u = 0; u < C::kQuadsAtOnce; ++u) {
+        const int i = first + u * C::kThreads;
+        const int d = i % kQuads * 4;
+        if (i < count && d < p_.head_dim) {
+          store_partial(p_, task_.partial_slot, i / kQuads, d, states[u].m, states[u].l, states[u].acc);
+        }
       }
+    }
+  }
+
+  /// The slots' states become the task's.
+  __device__ void write_result() const {
+    if (task_.partial_slot < 0) {
+      write_output();
+    } else {
+      write_partial();
     }
     if (p_.finished != nullptr && task_.slot_stride > 1) {
       merge_if_last<(C::kHeadDim > 128)>(p_, task_);
-    }
-  }
-
-  using States = MergeState[C::kQuadsAtOnce];
-
-  __device__ bool is_part(int quad) const { return quad < p_.group_size * kQuads && quad % kQuads * 4 < p_.head_dim; }
-
-  __device__ void write_outputs(int first, const States& states) const {
-#pragma unroll
-    for (int u = 0; u < C::kQuadsAtOnce; ++u) {
-      const int i = first + u * C::kThreads;
-      if (is_part(i)) {
-        const int q_head = task_.kv_head_begin * p_.group_size + i / kQuads;
-        const OutputScale scale = output_scale(p_, q_head, states[u].m, states[u].l);
-        finish_head(p_, task_.row, q_head, i % kQuads * 4, scale, states[u].acc);
-      }
-    }
-  }
-
-  __device__ void write_partials(int first, const States& states) const {
-#pragma unroll
-    for (int u = 0; u < C::kQuadsAtOnce; ++u) {
-      const int i = first + u * C::kThreads;
-      if (is_part(i)) {
-        const MergeState& state = states[u];
-        store_partial(p_, task_.partial_slot, i / kQuads, i % kQuads * 4, state.m, state.l, state.acc);
-      }
     }
   }
 

@@ -43,12 +43,6 @@ bool suits_tensor_cores(const RunArgs& args) {
          vectors_aligned(args.kv.v, byte_strides(args.kv.layout.v_strides, bytes));
 }
 
-/// Whether what is written four elements at a time lies on as many.
-bool in_vectors(const OutputView& out) {
-  const std::int64_t bytes = 4 * dtype_bytes(out.dtype);
-  return is_multiple(out.data, bytes) && out.row_stride % 4 == 0 && out.head_stride % 4 == 0;
-}
-
 bool in_vectors(const QueryView& q, std::int32_t head_dim) {
   const auto is_whole = [&](std::int64_t elements) { return elements * dtype_bytes(q.dtype) % kCopyBytes == 0; };
   return is_multiple(q.data, kCopyBytes) && is_whole(q.row_stride) && is_whole(q.head_stride) && is_whole(head_dim);
@@ -103,7 +97,6 @@ LayerParams layer_params(const RunArgs& args) {
   params.soft_cap = shape.logit_soft_cap.value_or(0.0F);
   params.q_type = element_type(args.q.dtype);
   params.out_type = element_type(args.out.dtype);
-  params.out_in_vectors = in_vectors(args.out);
   return params;
 }
 

@@ -47,37 +47,25 @@ __device__ __forceinline__ OutputScale output_scale(const LayerParams& p, std::i
   return {.factor = total > 0.0F ? rescale / total : 0.0F, .top = top, .total = total};
 }
 
-/// Element by element, in a loop: outputs that lie on less than four elements are rare, and code has to be fetched.
-__device__ __forceinline__ void store_elements(const LayerParams& p, std::int64_t first, float4 value) {
-#pragma unroll 1
-  for (int i = 0; i < 4; ++i) {
-    switch (p.out_type) {
-      case ElementType::kF32: static_cast<float*>(p.out)[first + i] = value.x; break;
-      case ElementType::kF16: static_cast<__half*>(p.out)[first + i] = __float2half_rn(value.x); break;
-      case ElementType::kBF16: static_cast<__nv_bfloat16*>(p.out)[first + i] = __float2bfloat16_rn(value.x); break;
-    }
-    value = make_float4(value.y, value.z, value.w, 0.0F);  // an index would put it into memory
-  }
-}
-
 /// Four neighbouring elements of an output vector; `d` and head_dim are multiples of 4.
 __device__ __forceinline__ void store_output(const LayerParams& p, std::int32_t row, std::int32_t q_head,
                                              std::int32_t d, const float4& value) {
   const std::int64_t first = row * p.out_row_stride + q_head * p.out_head_stride + d;
-  if (!p.out_in_vectors) {
-    store_elements(p, first, value);
+  const float elements[4] = {value.x, value.y, value.z, value.w};
+  if (p.out_type == ElementType::kF16 && ((first | (reinterpret_cast<std::uintptr_t>(p.out) >> 1)) & 3) == 0) {
+    const __half2 low = __floats2half2_rn(value.x, value.y);
+    const __half2 high = __floats2half2_rn(value.z, value.w);
+    *reinterpret_cast<uint2*>(static_cast<__half*>(p.out) + first) = make_uint2(bits_of(low), bits_of(high));
     return;
   }
-  if (p.out_type == ElementType::kF32) {
-    *reinterpret_cast<float4*>(static_cast<float*>(p.out) + first) = value;
-    return;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    switch (p.out_type) {
+      case ElementType::kF32: static_cast<float*>(p.out)[first + i] = elements[i]; break;
+      case ElementType::kF16: static_cast<__half*>(p.out)[first + i] = __float2half_rn(elements[i]); break;
+      case ElementType::kBF16: static_cast<__nv_bfloat16*>(p.out)[first + i] = __float2bfloat16_rn(elements[i]); break;
+    }
   }
-  const bool is_half = p.out_type == ElementType::kF16;
-  const std::uint32_t low =
-      is_half ? bits_of(__floats2half2_rn(value.x, value.y)) : bits_of(__floats2bfloat162_rn(value.x, value.y));
-  const std::uint32_t high =
-      is_half ? bits_of(__floats2half2_rn(value.z, value.w)) : bits_of(__floats2bfloat162_rn(value.z, value.w));
-  *reinterpret_cast<uint2*>(static_cast<__half*>(p.out) + first) = make_uint2(low, high);
 }
 
 /// Writes elements [d, d + 4) of a finished head; the thread with d = 0 also writes its LSE.
