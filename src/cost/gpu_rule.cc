@@ -18,7 +18,7 @@ namespace {
 constexpr std::int32_t kTileTokens = 64;
 constexpr std::int64_t kMinChunkTokens = 64;      // a tile of the plan
 constexpr std::int64_t kMaxChunkTokens = 8192;    // above, only what fills the blocks once, and whole rows
-constexpr std::int64_t kMaxBetweenTokens = 1024;  // chunks between powers of two are tried up to here
+constexpr std::int64_t kMaxBetweenTokens = 3072;  // chunks between powers of two are tried up to here
 constexpr std::int64_t kMaxTasksPerSm = 64;       // of cut rows
 constexpr std::int64_t kMaxSplits = 1 << 16;
 // Equal counts are tried where the longest row is longer than the shortest by more than a quarter, for tasks of the
