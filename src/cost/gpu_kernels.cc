@@ -1,9 +1,9 @@
-// Prices fitted to 642 steps on an H200 and 336 of them on an H100, layers back to back: random samples of bench/gpu with
-// seeds 20260623 and 1, a grid of small steps of equal rows, and the standard steps of step_cases.py (10 times the
-// weight), each in equal chunks of 64 to 8192 tokens or uncut, ragged ones in equal counts, too, and run by every kernel
-// of its class (bench/gpu/sweep.py, fit_prices.py). On them the cheapest by price is 1.4% slower than the fastest
-// measured on average, most on steps of under 10 us; prices err by 3 to 8% at the median of a class. Not here: the
-// search (gpu_rule.cc).
+// Prices fitted to 642 steps on an H200 and 336 of them on an H100, layers back to back: random samples of bench/gpu
+// with seeds 20260623 and 1, a grid of small steps of equal rows, and the standard steps of step_cases.py (10 times the
+// weight), each in equal chunks of 64 to 8192 tokens or uncut, ragged ones in equal counts, too, and run by every
+// kernel of its class (bench/gpu/sweep.py, fit_prices.py). On them the cheapest by price is 1.4% slower than the
+// fastest measured on average, most on steps of under 10 us; prices err by 3 to 8% at the median of a class. Not here:
+// the search (gpu_rule.cc).
 #include "cost/gpu_kernels.h"
 
 #include <algorithm>
@@ -17,6 +17,10 @@ namespace pkv {
 namespace {
 
 constexpr double kLeastStartUs = 0.3;
+// What a launch that stands alone takes longer than one of layers that follow each other and leave no room. From
+// replays on an H100 without it (paper:bucketed B1, bimodal B4 and B8): prices were too low by 2.0 to 2.9 us. It is the
+// same for all plans of a step, so that no choice depends on it.
+constexpr double kAloneUs = 2.8;
 constexpr std::int64_t kMaxWaves = 64;  // looked at one by one
 
 // head_dim, group, start, overlap, room of the wide and of the narrow, merge, merge a MB, evening, sparing, then
@@ -142,8 +146,9 @@ GpuPrice even_price(const AttentionShape& shape, const GpuKernelClass& kernels, 
   const GpuKernelCost& kernel = kernels.at(width);
   const std::int64_t blocks = std::int64_t{machine.num_sms} * kernel.blocks_per_sm;
   GpuPrice price;
-  // As if every launch were like this one: they are layers of a step.
-  const double hidden_us = machine.back_to_back ? kernels.overlap_us * room_share(kernels, width, sizes, machine) : 0.0;
+  // Back to back as if every launch were like this one: they are layers of a step.
+  const double hidden_us =
+      machine.back_to_back ? kernels.overlap_us * room_share(kernels, width, sizes, machine) : -kAloneUs;
   price.start_us = std::max(kLeastStartUs, kernels.start_us - hidden_us);
   price.read_us = static_cast<double>(sizes.tokens()) * shape.head_dim * 4 / machine.read_bytes_per_us;
   price.busy_us = blocks_us(kernel, sizes, blocks);
@@ -213,7 +218,7 @@ WidthPrice cheapest_width(const AttentionShape& shape, const GpuKernelClass& ker
 GpuPrice least_gpu_price(const AttentionShape& shape, const GpuKernelClass& kernels, std::int64_t num_tasks,
                          std::int64_t tokens, std::int64_t longest, const GpuMachine& machine) {
   GpuPrice least;
-  least.start_us = std::max(kLeastStartUs, kernels.start_us - (machine.back_to_back ? kernels.overlap_us : 0.0));
+  least.start_us = std::max(kLeastStartUs, kernels.start_us - (machine.back_to_back ? kernels.overlap_us : -kAloneUs));
   least.read_us = static_cast<double>(tokens) * shape.head_dim * 4 / machine.read_bytes_per_us;
   least.busy_us = std::numeric_limits<double>::infinity();
   for (const GpuKernelCost& kernel : kernels.widths) {
