@@ -4,27 +4,12 @@
 
 #if defined(__x86_64__)
 
-#include <immintrin.h>
-
-#include <algorithm>
-#include <cstddef>
-#include <cstdint>
-#include <cstring>
-#include <limits>
-#include <numeric>
-#include <utility>
-
-#include "base/math.h"
-#include "exec/cpu/tile_target.h"
-#include "persistentkv/shape.h"
-
 #define PKV_TILE_NAMESPACE tile_avx2
 #define PKV_TILE_VECTORS "exec/cpu/tile_avx2_inl.h"
 #define PKV_TILE_BF16 0
 #define PKV_TILE_AMX 0
 #define PKV_TILE_INTO_L1 0
-#define PKV_TILE_BEGIN PKV_TILE_BEGIN_FOR("avx2,fma,f16c,bmi,bmi2")
-#define PKV_TILE_ATTR PKV_TILE_ATTR_FOR("avx2,fma,f16c,bmi,bmi2")
+#define PKV_TILE_ISA "avx2,fma,f16c,bmi,bmi2"
 #include "exec/cpu/tile_inl.h"
 
 namespace pkv {

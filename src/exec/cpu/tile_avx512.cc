@@ -4,27 +4,12 @@
 
 #if defined(__x86_64__)
 
-#include <immintrin.h>
-
-#include <algorithm>
-#include <cstddef>
-#include <cstdint>
-#include <cstring>
-#include <limits>
-#include <numeric>
-#include <utility>
-
-#include "base/math.h"
-#include "exec/cpu/tile_target.h"
-#include "persistentkv/shape.h"
-
 #define PKV_TILE_NAMESPACE tile_avx512
 #define PKV_TILE_VECTORS "exec/cpu/tile_avx512_inl.h"
 #define PKV_TILE_BF16 0
 #define PKV_TILE_AMX 0
 #define PKV_TILE_INTO_L1 0
-#define PKV_TILE_BEGIN PKV_TILE_BEGIN_FOR("avx2,fma,f16c,bmi,bmi2,avx512f,avx512bw,avx512dq,avx512vl")
-#define PKV_TILE_ATTR PKV_TILE_ATTR_FOR("avx2,fma,f16c,bmi,bmi2,avx512f,avx512bw,avx512dq,avx512vl")
+#define PKV_TILE_ISA "avx2,fma,f16c,bmi,bmi2,avx512f,avx512bw,avx512dq,avx512vl"
 #include "exec/cpu/tile_inl.h"
 
 namespace pkv {

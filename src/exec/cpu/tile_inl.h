@@ -37,7 +37,24 @@
 
 // No include guard: compiled for AVX2, for AVX-512, with AVX512-BF16 (both with PKV_TILE_INTO_L1, too) and with AMX,
 // with the vectors of the file PKV_TILE_VECTORS, in namespace PKV_TILE_NAMESPACE, between PKV_TILE_BEGIN and
-// PKV_TILE_END (tile_target.h).
+// PKV_TILE_END: with the instructions that PKV_TILE_ISA names, which the rest of the build does not use.
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <numeric>
+#include <utility>
+
+#include "base/math.h"
+#include "exec/cpu/tile_target.h"
+#include "persistentkv/shape.h"
+
+#define PKV_TILE_BEGIN PKV_TILE_BEGIN_FOR(PKV_TILE_ISA)
+#define PKV_TILE_ATTR PKV_TILE_ATTR_FOR(PKV_TILE_ISA)
 
 namespace pkv {
 namespace PKV_TILE_NAMESPACE {
