@@ -19,7 +19,7 @@ namespace {
 constexpr double kLeastStartUs = 0.3;
 // What a launch that stands alone takes longer than one of layers that follow each other and leave no room. From
 // replays on an H100 without it (paper:bucketed B1, bimodal B4 and B8): prices were too low by 2.0 to 2.9 us. It is the
-// same for all plans of a step, so that no choice depends on it.
+// same for all of our plans of a step; only the choice of FlashInfer can depend on it.
 constexpr double kAloneUs = 2.8;
 constexpr std::int64_t kMaxWaves = 64;  // looked at one by one
 
@@ -140,6 +140,12 @@ double room_share(const GpuKernelClass& kernels, KernelWidth width, const TaskSi
   return room.share(static_cast<double>(sizes.num_tasks()) / static_cast<double>(blocks));
 }
 
+/// `room`: as room_share.
+double launch_start_us(const GpuKernelClass& kernels, const GpuMachine& machine, double room) {
+  return machine.back_to_back ? std::max(kLeastStartUs, kernels.start_us - kernels.overlap_us * room)
+                              : kernels.start_us + kAloneUs;
+}
+
 /// As if SMs read evenly: no more than the price.
 GpuPrice even_price(const AttentionShape& shape, const GpuKernelClass& kernels, KernelWidth width,
                     const TaskSizes& sizes, const GpuMachine& machine) {
@@ -147,9 +153,7 @@ GpuPrice even_price(const AttentionShape& shape, const GpuKernelClass& kernels, 
   const std::int64_t blocks = std::int64_t{machine.num_sms} * kernel.blocks_per_sm;
   GpuPrice price;
   // Back to back as if every launch were like this one: they are layers of a step.
-  const double hidden_us =
-      machine.back_to_back ? kernels.overlap_us * room_share(kernels, width, sizes, machine) : -kAloneUs;
-  price.start_us = std::max(kLeastStartUs, kernels.start_us - hidden_us);
+  price.start_us = launch_start_us(kernels, machine, room_share(kernels, width, sizes, machine));
   price.read_us = static_cast<double>(sizes.tokens()) * shape.head_dim * 4 / machine.read_bytes_per_us;
   price.busy_us = blocks_us(kernel, sizes, blocks);
   if (sizes.num_slots() > 0) {
@@ -218,7 +222,7 @@ WidthPrice cheapest_width(const AttentionShape& shape, const GpuKernelClass& ker
 GpuPrice least_gpu_price(const AttentionShape& shape, const GpuKernelClass& kernels, std::int64_t num_tasks,
                          std::int64_t tokens, std::int64_t longest, const GpuMachine& machine) {
   GpuPrice least;
-  least.start_us = std::max(kLeastStartUs, kernels.start_us - (machine.back_to_back ? kernels.overlap_us : -kAloneUs));
+  least.start_us = launch_start_us(kernels, machine, 1.0);
   least.read_us = static_cast<double>(tokens) * shape.head_dim * 4 / machine.read_bytes_per_us;
   least.busy_us = std::numeric_limits<double>::infinity();
   for (const GpuKernelCost& kernel : kernels.widths) {

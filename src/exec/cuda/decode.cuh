@@ -26,8 +26,9 @@
 // Invariants. Rows beyond the task's end are zero in shared memory (cp.async reads 0 bytes of them) and
 // masked to -inf in S, so that a NaN there is never multiplied. Copies into a stage begin only after all
 // warps that share it have read it. Exactly one group of copies is committed a step, so that waiting for
-// all but kStages - 1 groups means the tile at hand has arrived. The page id of a tile arrives with the
-// tile one ring ahead: no load waits for one.
+// all but kStages - 1 groups means the tile at hand has arrived. No copy into a ring is asked for that no later step
+// waits for, as states lie there in the end. The page id of a tile arrives with the tile one ring ahead: no load waits
+// for one.
 #pragma once
 
 #include <algorithm>
@@ -81,9 +82,9 @@ struct DecodeConfig {
   static constexpr int kMostQueryColumns = kThreads * kBlocksPerSm <= 256 ? 256 : 128;
   static constexpr bool kQueryInRegisters =
       kHeadDim * kMatrices * kTileMatrices <= kMostQueryColumns && kThreads * kBlocksPerSm <= 384;
-  /// Tiles whose addresses are in registers before the kernel ahead has finished: all that are asked for at once, where
-  /// a thread has registers for them beside what it needs later.
   static constexpr int kFreeRegisters = std::min(255, 65536 / (kThreads * kBlocksPerSm)) - kMatrices * kSteps * 4;
+  /// Tiles whose addresses are in registers before the kernel ahead has finished: all that are asked for at once, or
+  /// none where a thread has too few registers beside its accumulators (up to 106 some spill).
   static constexpr int kTilesAhead = kFreeRegisters > 106 ? kStages : 0;
   static constexpr int kQueryPitch = kRowBytes + 16;  // of a head; the shift avoids bank conflicts
   // The pitch of merged states shifts neighbouring heads by 8 banks.
@@ -656,7 +657,7 @@ class Decoder {
       const int d = i % kQuads * 4;
       if (d < p_.head_dim) {
         const MergeState state = join_slots(i / kQuads, d);
-        finish_head(p_, task_.row, q_head, d, output_scale(p_, q_head, state.m, state.l), state.acc);
+        finish_head(p_, task_.row, q_head, d, state.m, state.l, state.acc);
       }
     }
   }
@@ -704,9 +705,10 @@ class Decoder {
   const int part_;   // which of the warps that share it
   const std::uint32_t ring_;
   const std::uint64_t policy_;
-  const int tokens_;                              // of the task
-  const int count_;                               // tiles of this ring
-  Rows first_keys_[std::max(C::kTilesAhead, 1)];  // until run has asked for them
+  const int tokens_;  // of the task
+  const int count_;   // tiles of this ring
+  // From find_first_tiles to copy_found_tiles.
+  Rows first_keys_[std::max(C::kTilesAhead, 1)];
   Rows first_values_[std::max(C::kTilesAhead, 1)];
   std::int64_t v_offset_ = 0;
   std::uint32_t query_at_ = 0;

@@ -102,11 +102,12 @@ __device__ __forceinline__ void await_state(const float* ml) {
 }
 
 /// The splits first, first + stride, ... of a head's states, elements [d, d + 4), kBatch at once; kArriving: as soon as
-/// they are there, of which one thread of those with the same `first` (`leads`) asks on behalf of a warp until the last
-/// is. By all threads of a warp.
+/// they are there. Then by all threads of a warp, of which one of those with the same `first` (`leads`) first asks for
+/// their last split now and then.
 template <int kBatch, bool kArriving>
 __device__ __forceinline__ MergeState join_splits(const LayerParams& p, std::int32_t slot_begin, std::int32_t group_idx,
-                                                  std::int32_t num_splits, int first, int stride, int d, bool leads) {
+                                                  std::int32_t num_splits, int first, int stride, int d,
+                                                  bool leads = false) {
   MergeState state;
   const StateAddress begin(p, slot_begin + first, group_idx, d);
   const float* acc_at = begin.acc;
@@ -195,9 +196,8 @@ __device__ __forceinline__ void merge_group(const LayerParams& p, std::int32_t r
     }
   };
   for_each_quad([&](int head, int d) {
-    const MergeState state = join_splits<1, false>(p, slot_begin, head, num_splits, 0, 1, d, false);
-    const int q_head = kv_head * p.group_size + head;
-    finish_head(p, row, q_head, d, output_scale(p, q_head, state.m, state.l), state.acc);
+    const MergeState state = join_splits<1, false>(p, slot_begin, head, num_splits, 0, 1, d);
+    finish_head(p, row, kv_head * p.group_size + head, d, state.m, state.l, state.acc);
   });
   __syncthreads();
   for_each_quad([&](int head, int d) { clear_splits(p, slot_begin, head, num_splits, 0, 1, d); });

@@ -64,7 +64,7 @@ __global__ void __launch_bounds__(32 * kUnits * kUnitWarps, 1)
     }
   }
   if (way == 0 && d < p.head_dim) {
-    finish_head(p, range.row, q_head, d, output_scale(p, q_head, state.m, state.l), state.acc);
+    finish_head(p, range.row, q_head, d, state.m, state.l, state.acc);
   }
   // Whoever comes next waits for this kernel only: what the decode kernel does beyond partial states must be done, too.
   if (range.all_split == 0) {

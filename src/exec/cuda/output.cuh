@@ -70,7 +70,8 @@ __device__ __forceinline__ void store_output(const LayerParams& p, std::int32_t 
 
 /// Writes elements [d, d + 4) of a finished head; the thread with d = 0 also writes its LSE.
 __device__ __forceinline__ void finish_head(const LayerParams& p, std::int32_t row, std::int32_t q_head, std::int32_t d,
-                                            const OutputScale& scale, const float4& acc) {
+                                            float m, float l, const float4& acc) {
+  const OutputScale scale = output_scale(p, q_head, m, l);
   const float f = scale.factor;
   // An accumulator that weighs nothing may hold 0 only, so the product is never 0 * inf.
   store_output(p, row, q_head, d, make_float4(acc.x * f, acc.y * f, acc.z * f, acc.w * f));

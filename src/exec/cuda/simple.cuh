@@ -117,8 +117,7 @@ __device__ __forceinline__ void simple_finish(const LayerParams& p, const Device
                         sum.w + factor * acc[w][d + 3]);
     }
     if (slot < 0) {
-      const int q_head = kv_head * p.group_size + head;
-      finish_head(p, task.row, q_head, d, output_scale(p, q_head, m, l), sum);
+      finish_head(p, task.row, kv_head * p.group_size + head, d, m, l, sum);
     } else {
       store_partial(p, slot, head, d, m, l, sum);
     }
