@@ -101,7 +101,12 @@ struct DecodeConfig {
   static constexpr int kMergeAt = 0;
   static constexpr int kQueryAt = kRingAt + kRingBytes;
   static constexpr int kIdsAt = std::max(kQueryAt + kQueryBytes, kMergeAt + kMergeBytes);
-  static constexpr int kSharedBytes = (kIdsAt + kWarps * kStages * kTileTokens * 4 + 15) / 16 * 16;
+  static constexpr int kUsedBytes = (kIdsAt + kWarps * kStages * kTileTokens * 4 + 15) / 16 * 16;
+  /// What keeps one block more than planned from an SM of 228 KB, which a few registers less may admit; only where it
+  /// costs little, as GPUs with less shared memory have the same kernels.
+  static constexpr int kOneTooMany = 228 * 1024 / (kBlocksPerSm + 1) - 1024 + 16;
+  static constexpr int kSharedBytes =
+      kUsedBytes < kOneTooMany && kOneTooMany <= kUsedBytes / 8 * 9 ? kOneTooMany : kUsedBytes;
 
   static_assert(kHeadDim % 64 == 0 && kHeadDim <= 256);
   static_assert(kWarps % kHeadSplit == 0 && (kHeadSplit == 1 || kGroups > 1));

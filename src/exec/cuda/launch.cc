@@ -43,9 +43,11 @@ bool suits_tensor_cores(const RunArgs& args) {
          vectors_aligned(args.kv.v, byte_strides(args.kv.layout.v_strides, bytes));
 }
 
-bool in_vectors(const QueryView& q, std::int32_t head_dim) {
-  const auto is_whole = [&](std::int64_t elements) { return elements * dtype_bytes(q.dtype) % kCopyBytes == 0; };
-  return is_multiple(q.data, kCopyBytes) && is_whole(q.row_stride) && is_whole(q.head_stride) && is_whole(head_dim);
+/// Whether every `elements` neighbours of a head of the queries or outputs lie on a multiple of their bytes.
+template <class View>
+bool in_vectors(const View& view, std::int64_t elements) {
+  return is_multiple(view.data, elements * dtype_bytes(view.dtype)) && view.row_stride % elements == 0 &&
+         view.head_stride % elements == 0;
 }
 
 }  // namespace
@@ -80,9 +82,10 @@ LayerParams layer_params(const RunArgs& args) {
   params.sinks = args.sinks.empty() ? nullptr : args.sinks.data();
   params.q_row_stride = args.q.row_stride;
   params.q_head_stride = args.q.head_stride;
-  params.q_in_vectors = in_vectors(args.q, shape.head_dim);
+  params.q_in_vectors = shape.head_dim % 8 == 0 && in_vectors(args.q, 8);
   params.out_row_stride = args.out.row_stride;
   params.out_head_stride = args.out.head_stride;
+  params.out_in_vectors = in_vectors(args.out, 4);
   params.k_strides = byte_strides(args.kv.layout.k_strides, bytes);
   params.v_strides = byte_strides(args.kv.layout.v_strides, bytes);
   params.page_size = args.kv.layout.page_size;

@@ -35,7 +35,7 @@ struct OutputScale {
 /// The sink joins here, once. A head that attends to nothing gives 0 and -inf, or the sink's logit.
 __device__ __forceinline__ OutputScale output_scale(const LayerParams& p, std::int32_t q_head, float m, float l) {
   if (p.sinks == nullptr) {
-    return {.factor = l > 0.0F ? 1.0F / l : 0.0F, .top = m, .total = l};
+    return {.factor = l > 0.0F ? __fdividef(1.0F, l) : 0.0F, .top = m, .total = l};
   }
   const float sink = p.sinks[q_head];
   const float top = fmaxf(m, sink);
@@ -44,28 +44,41 @@ __device__ __forceinline__ OutputScale output_scale(const LayerParams& p, std::i
   }
   const float rescale = m == -INFINITY ? 0.0F : expf(m - top);
   const float total = l * rescale + (sink == -INFINITY ? 0.0F : expf(sink - top));
-  return {.factor = total > 0.0F ? rescale / total : 0.0F, .top = top, .total = total};
+  return {.factor = total > 0.0F ? __fdividef(rescale, total) : 0.0F, .top = top, .total = total};
 }
 
 /// Four neighbouring elements of an output vector; `d` and head_dim are multiples of 4.
 __device__ __forceinline__ void store_output(const LayerParams& p, std::int32_t row, std::int32_t q_head,
                                              std::int32_t d, const float4& value) {
   const std::int64_t first = row * p.out_row_stride + q_head * p.out_head_stride + d;
-  const float elements[4] = {value.x, value.y, value.z, value.w};
-  if (p.out_type == ElementType::kF16 && ((first | (reinterpret_cast<std::uintptr_t>(p.out) >> 1)) & 3) == 0) {
-    const __half2 low = __floats2half2_rn(value.x, value.y);
-    const __half2 high = __floats2half2_rn(value.z, value.w);
-    *reinterpret_cast<uint2*>(static_cast<__half*>(p.out) + first) = make_uint2(bits_of(low), bits_of(high));
+  if (p.out_type == ElementType::kF32) {
+    auto* to = static_cast<float*>(p.out) + first;
+    if (p.out_in_vectors) {
+      *reinterpret_cast<float4*>(to) = value;
+    } else {
+      to[0] = value.x, to[1] = value.y, to[2] = value.z, to[3] = value.w;
+    }
     return;
   }
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    switch (p.out_type) {
-      case ElementType::kF32: static_cast<float*>(p.out)[first + i] = elements[i]; break;
-      case ElementType::kF16: static_cast<__half*>(p.out)[first + i] = __float2half_rn(elements[i]); break;
-      case ElementType::kBF16: static_cast<__nv_bfloat16*>(p.out)[first + i] = __float2bfloat16_rn(elements[i]); break;
-    }
+  const bool is_half = p.out_type == ElementType::kF16;
+  const auto rounded = [&](float a, float b) {
+    return is_half ? bits_of(__floats2half2_rn(a, b)) : bits_of(__floats2bfloat162_rn(a, b));
+  };
+  const std::uint32_t low = rounded(value.x, value.y);
+  const std::uint32_t high = rounded(value.z, value.w);
+  auto* to = static_cast<std::uint16_t*>(p.out) + first;
+  if (p.out_in_vectors) {
+    *reinterpret_cast<uint2*>(to) = make_uint2(low, high);
+  } else {
+    to[0] = static_cast<std::uint16_t>(low), to[1] = static_cast<std::uint16_t>(low >> 16);
+    to[2] = static_cast<std::uint16_t>(high), to[3] = static_cast<std::uint16_t>(high >> 16);
   }
+}
+
+/// The LSE of a head whose exponentials sum to `total` at exp(top).
+__device__ __forceinline__ void store_lse(const LayerParams& p, std::int32_t row, std::int32_t q_head, float top,
+                                          float total) {
+  p.lse[static_cast<std::int64_t>(row) * p.num_q_heads + q_head] = total > 0.0F ? top + logf(total) : -INFINITY;
 }
 
 /// Writes elements [d, d + 4) of a finished head; the thread with d = 0 also writes its LSE.
@@ -76,8 +89,7 @@ __device__ __forceinline__ void finish_head(const LayerParams& p, std::int32_t r
   // An accumulator that weighs nothing may hold 0 only, so the product is never 0 * inf.
   store_output(p, row, q_head, d, make_float4(acc.x * f, acc.y * f, acc.z * f, acc.w * f));
   if (d == 0 && p.lse != nullptr) {
-    p.lse[static_cast<std::int64_t>(row) * p.num_q_heads + q_head] =
-        scale.total > 0.0F ? scale.top + logf(scale.total) : -INFINITY;
+    store_lse(p, row, q_head, scale.top, scale.total);
   }
 }
 

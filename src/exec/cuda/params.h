@@ -83,6 +83,7 @@ struct LayerParams {
   ElementType q_type = ElementType::kF16;
   bool q_in_vectors = false;  // every 8 elements of a head lie on 16 bytes
   ElementType out_type = ElementType::kF32;
+  bool out_in_vectors = false;  // every 4 elements of a head lie on a multiple of their bytes
 };
 
 }  // namespace pkv::cuda
