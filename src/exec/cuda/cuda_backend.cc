@@ -180,7 +180,7 @@ Status Backend::enqueue_launches(const Plan& plan, const RunArgs& args, LayerPar
     } else {
       params.merges = merges + launch.begin;
       params.num_merges = static_cast<std::int32_t>(count);
-      const MergeEntry& merge = merge_kernel(plan.max_splits());
+      const MergeEntry& merge = choose_merge(count, plan.max_splits(), plan.shape(), device_.num_sms);
       PKV_RETURN_IF_ERROR(
           cuda::launch(merge.kernel, merge_blocks(merge, count, plan.shape()), &params, merge_entry(), stream_));
     }

@@ -44,7 +44,8 @@ __global__ void __launch_bounds__(C::kThreads, blocks_that_fit(kArch, C::kShared
         return;
       }
       task = next_head(task);
-      __syncthreads();  // the states have been read
+      wait_copies<0>();  // of page ids that no tile had: they may not arrive behind the next head's
+      __syncthreads();   // the states have been read
     }
   }
 }

@@ -52,8 +52,8 @@ struct MergeEntry {
   std::int32_t unit_dims = kMergeDims;
   std::int32_t splits_at_once = 1;  // that one round of loads takes
 };
-/// Grid: merge_blocks of launch.h.
-const MergeEntry& merge_kernel(std::int32_t max_splits);
+/// From the least threads and splits at once to the most. The choice, and the grid: launch.h.
+std::span<const MergeEntry> merge_kernels();
 
 /// Reads what `read_pages` of cuda.h describes: params of page_read.cuh.
 struct PageReadParams {

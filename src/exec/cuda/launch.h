@@ -25,6 +25,11 @@ enum class DecodeEntry : std::uint8_t { kChosen, kAfter, kDependent };
 /// The kernel that decodes this layer: tensor cores where alignment, types and shape allow, else simple.
 const KernelEntry& choose_kernel(const RunArgs& args, KernelWidth width, const CudaDevice& device);
 
+/// The kernel that merges that many ranges of up to max_splits splits: the one with the fewest rounds of loads one after
+/// the other, of a unit and of units that wait for a place on one of num_sms SMs. Of equals the one with fewer threads.
+const MergeEntry& choose_merge(std::int64_t num_ranges, std::int32_t max_splits, const AttentionShape& shape,
+                               std::int32_t num_sms);
+
 /// Blocks of a merge launch over that many ranges.
 std::int64_t merge_blocks(const MergeEntry& merge, std::int64_t num_ranges, const AttentionShape& shape);
 

@@ -118,26 +118,23 @@ const KernelEntry& simple_kernel(ElementType type) {
 }
 
 template <int kUnits, int kUnitWarps, int kLanes, int kBatch>
-MergeEntry merge_entry(const char* name) {
+MergeEntry merge_entry(const char* name, std::int32_t blocks_per_sm) {
   return {
       .kernel = {.name = name,
                  .function = reinterpret_cast<const void*>(&merge_splits_kernel<kUnits, kUnitWarps, kLanes, kBatch>),
                  .threads = 32 * kUnits * kUnitWarps,
                  .shared_bytes = 0,
-                 .blocks_per_sm = 1},
+                 .blocks_per_sm = blocks_per_sm},
       .units_per_block = kUnits,
       .unit_dims = 4 * kLanes,
       .splits_at_once = kUnitWarps * 32 / kLanes * kBatch};
 }
 
-// The first that asks for all splits in one round of loads, if any does.
-const MergeEntry& merge_kernel(std::int32_t max_splits) {
+std::span<const MergeEntry> merge_kernels() {
   static const MergeEntry entries[] = {
-      merge_entry<4, 1, 16, 4>("merge u4 w1 d64 b4"), merge_entry<4, 1, 8, 4>("merge u4 w1 d32 b4"),
-      merge_entry<1, 4, 16, 8>("merge u1 w4 d64 b8"), merge_entry<1, 8, 16, 8>("merge u1 w8 d64 b8")};
-  const MergeEntry* last = std::end(entries) - 1;
-  return *std::find_if(std::begin(entries), last,
-                       [&](const MergeEntry& entry) { return entry.splits_at_once >= max_splits; });
+      merge_entry<4, 1, 16, 4>("merge u4 w1 d64 b4", 7), merge_entry<4, 1, 8, 4>("merge u4 w1 d32 b4", 7),
+      merge_entry<1, 4, 16, 8>("merge u1 w4 d64 b8", 5), merge_entry<1, 8, 16, 8>("merge u1 w8 d64 b8", 2)};
+  return entries;
 }
 
 const KernelEntry& page_read_kernel() {

@@ -115,8 +115,7 @@ std::vector<Expected> expected_kernels() {
   expected.push_back({"simple_decode_kernel<float>", &simple_kernel(ElementType::kF32)});
   expected.push_back({"simple_decode_kernel<__half>", &simple_kernel(ElementType::kF16)});
   expected.push_back({"simple_decode_kernel<__nv_bfloat16>", &simple_kernel(ElementType::kBF16)});
-  for (const std::int32_t max_splits : {2, 12, 60, std::numeric_limits<std::int32_t>::max()}) {
-    const MergeEntry& merge = merge_kernel(max_splits);
+  for (const MergeEntry& merge : merge_kernels()) {
     const int warps = merge.kernel.threads / 32 / merge.units_per_block;
     const int lanes = merge.unit_dims / 4;
     const int batch = merge.splits_at_once / (warps * 32 / lanes);
