@@ -96,6 +96,14 @@ TEST_F(CudaKernels, EveryMerge_IsRight) {
   }
 }
 
+// Beside many ranges a long one is merged in several rounds.
+TEST_F(CudaKernels, OneLongRowAmongManySplitOnes_IsMerged) {
+  std::vector<std::int32_t> lens(600, 130);
+  lens[77] = 6000;
+  EXPECT_THAT(check(tensor_core_spec(DType::kF16, lens, 64, 32), {.route = Route::kSplit, .splits = 93}),
+              StartsWith(kMma));
+}
+
 TEST_F(CudaKernels, Float32Cache_RunsOnTheSimpleKernel) {
   EXPECT_EQ(check(tensor_core_spec(DType::kF32, {200, 17}), kSplitted), "simple f32");
 }
@@ -145,12 +153,17 @@ TEST_F(CudaKernels, QueriesOffSixteenBytes_RunOnTensorCoresFromFour) {
   EXPECT_EQ(check(tensor_core_spec(DType::kF16, {100, 17}), kSplitted, 0, 1), "simple f16");
 }
 
+// By one store of four elements where heads lie so, else one by one; whole rows and merged ones.
 TEST_F(CudaKernels, EveryOutputType_IsWritten) {
   for (const DType out : {DType::kF32, DType::kF16, DType::kBF16}) {
     for (const DType dtype : {DType::kF16, DType::kF32}) {
-      CaseSpec spec = tensor_core_spec(dtype, {200, 0, 17});
-      spec.out_dtype = out;
-      check(spec, kSplitted);
+      for (const std::int32_t padding : {0, 4, 2}) {
+        CaseSpec spec = tensor_core_spec(dtype, {200, 0, 17});
+        spec.out_dtype = out;
+        spec.padding = padding;
+        check(spec, kSplitted);
+        check(spec, {.route = Route::kRow});
+      }
     }
   }
 }

@@ -70,8 +70,8 @@ const KernelEntry& choose_kernel(const RunArgs& args, KernelWidth width, const C
 const MergeEntry& choose_merge(std::int64_t num_ranges, std::int32_t max_splits, const AttentionShape& shape,
                                std::int32_t num_sms) {
   const auto rounds = [&](const MergeEntry& merge) {
-    const std::int64_t waves =
-        ceil_div<std::int64_t>(merge_blocks(merge, num_ranges, shape), std::int64_t{num_sms} * merge.kernel.blocks_per_sm);
+    const std::int64_t waves = ceil_div<std::int64_t>(merge_blocks(merge, num_ranges, shape),
+                                                      std::int64_t{num_sms} * merge.kernel.blocks_per_sm);
     return waves + ceil_div(max_splits, merge.splits_at_once);
   };
   return *std::ranges::min_element(merge_kernels(), {}, rounds);

@@ -25,8 +25,9 @@ enum class DecodeEntry : std::uint8_t { kChosen, kAfter, kDependent };
 /// The kernel that decodes this layer: tensor cores where alignment, types and shape allow, else simple.
 const KernelEntry& choose_kernel(const RunArgs& args, KernelWidth width, const CudaDevice& device);
 
-/// The kernel that merges that many ranges of up to max_splits splits: the one with the fewest rounds of loads one after
-/// the other, of a unit and of units that wait for a place on one of num_sms SMs. Of equals the one with fewer threads.
+/// The kernel that merges that many ranges of up to max_splits splits: the one with the fewest rounds of loads one
+/// after the other, of a unit and of units that wait for a place on one of num_sms SMs. Of equals the one with fewer
+/// threads.
 const MergeEntry& choose_merge(std::int64_t num_ranges, std::int32_t max_splits, const AttentionShape& shape,
                                std::int32_t num_sms);
 

@@ -61,8 +61,7 @@ Status StepGraph::enqueue_layer(const RunArgs& layer) const {
   }
   if (merge_ == MergeMode::kSeparate && bounds_.max_merges > 0) {
     params.num_merges = bounds_.max_merges;
-    const MergeEntry& merge =
-        choose_merge(bounds_.max_merges, bounds_.max_splits, shape_, backend_.device_.num_sms);
+    const MergeEntry& merge = choose_merge(bounds_.max_merges, bounds_.max_splits, shape_, backend_.device_.num_sms);
     PKV_RETURN_IF_ERROR(cuda::launch(merge.kernel, merge_blocks(merge, bounds_.max_merges, shape_), &params,
                                      backend_.merge_entry(), backend_.stream_));
   }

@@ -5,6 +5,7 @@
 
 #include "cost/gpu_kernels.h"
 #include "exec/cuda/kernels.h"
+#include "exec/cuda/launch.h"
 
 namespace pkv::cuda {
 namespace {
@@ -56,6 +57,28 @@ TEST(KernelTable, TheTightestClassIsFound_AndTheNearestWidthThatFits) {
     }
   }
   EXPECT_EQ(find_mma_kernel(ElementType::kF16, 128, 33, KernelWidth::kWide, kMostShared), nullptr);
+}
+
+// An H100: 132 SMs.
+TEST(MergeChoice, FewUnits_AreMergedInOneRound) {
+  const AttentionShape shape = {.num_q_heads = 32, .num_kv_heads = 8, .head_dim = 128};
+  for (const std::int32_t splits : {2, 8, 9, 16, 17, 64, 65, 128}) {
+    const MergeEntry& merge = choose_merge(1, splits, shape, 132);
+    EXPECT_GE(merge.splits_at_once, splits);
+    for (const MergeEntry& other : merge_kernels()) {  // of those the first, with the fewest threads
+      EXPECT_TRUE(&other >= &merge || other.splits_at_once < splits) << splits;
+    }
+  }
+}
+
+TEST(MergeChoice, ManyUnitsBesideALongRow_DoNotWaitForPlaces) {
+  const AttentionShape shape = {.num_q_heads = 32, .num_kv_heads = 1, .head_dim = 256};
+  const MergeEntry& alone = choose_merge(1, 171, shape, 132);
+  EXPECT_EQ(alone.splits_at_once, 128);
+  // One by one they would be 15360 blocks, two an SM.
+  const MergeEntry& among = choose_merge(120, 171, shape, 132);
+  EXPECT_LE(among.splits_at_once, 16);
+  EXPECT_LE(merge_blocks(among, 120, shape), 7680);
 }
 
 }  // namespace
