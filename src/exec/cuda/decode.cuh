@@ -90,8 +90,12 @@ struct DecodeConfig {
   // The pitch of merged states shifts neighbouring heads by 8 banks.
   static constexpr int kMergePitch = kHeadDim + 4;
   static constexpr int kMergeFloats = kHeads * (kMergePitch + 2);  // of a group
-  /// Of a thread, at the end of a task.
-  static constexpr int kQuadsAtOnce = std::clamp(kHeads * kHeadDim / 4 / kThreads, 1, 4);
+  /// Of 4 dimensions of a head, at the end of a task.
+  static constexpr int kQuadsOfThread = kHeads * kHeadDim / 4 / kThreads;
+  static constexpr int kQuadsAtOnce = std::clamp(kQuadsOfThread, 1, 4);
+  /// Whether rings may agree on the scale of a whole row before they store their states, which are then only added:
+  /// where a thread would else work out the weights of eight quads.
+  static constexpr bool kCanAgree = kQuadsOfThread >= 8;
   static constexpr int kRingBytes = kGroups * kStages * kStageBytes;
   static constexpr int kQueryBytes = kHeads * kQueryPitch;
   static constexpr int kMergeBytes = kGroups * kMergeFloats * 4;
@@ -101,7 +105,9 @@ struct DecodeConfig {
   static constexpr int kMergeAt = 0;
   static constexpr int kQueryAt = kRingAt + kRingBytes;
   static constexpr int kIdsAt = std::max(kQueryAt + kQueryBytes, kMergeAt + kMergeBytes);
-  static constexpr int kUsedBytes = (kIdsAt + kWarps * kStages * kTileTokens * 4 + 15) / 16 * 16;
+  static constexpr int kMlAt = kIdsAt + kWarps * kStages * kTileTokens * 4;
+  static constexpr int kMlBytes = kCanAgree ? (kGroups + 1) * kHeads * 8 : 0;
+  static constexpr int kUsedBytes = (kMlAt + kMlBytes + 15) / 16 * 16;
   /// What keeps one block more than planned from an SM of 228 KB, which a few registers less may admit; only where it
   /// costs little, as GPUs with less shared memory have the same kernels.
   static constexpr int kOneTooMany = 228 * 1024 / (kBlocksPerSm + 1) - 1024 + 16;
@@ -195,10 +201,11 @@ class Decoder {
     begin_state();
     walk_tiles();
     sum_lanes();
-    __syncthreads();  // all have read what the states overwrite
-    store_states();
-    __syncthreads();
-    write_result();
+    if (agrees_first()) {
+      finish_row();
+    } else {
+      finish_task();
+    }
   }
 
  private:
@@ -622,21 +629,27 @@ class Decoder {
     }
   }
 
+  /// The head of the group that is column h of this lane's fragment n.
+  __device__ int head_of(int n, int h) const { return first_head() + n * 8 + lane_ % 4 * 2 + h; }
+
+  __device__ void store_accumulators(int n, int h) const {
+    float* acc = merge_slot(group_) + head_of(n, h) * C::kMergePitch;
+#pragma unroll
+    for (int d = 0; d < C::kSteps; ++d) {
+      acc[d * 16 + lane_ / 4] = acc_[n][d][h];
+      acc[d * 16 + lane_ / 4 + 8] = acc_[n][d][h + 2];
+    }
+  }
+
   __device__ void store_states() const {
 #pragma unroll
     for (int n = 0; n < C::kMatrices; ++n) {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        const int head = first_head() + n * 8 + lane_ % 4 * 2 + h;
-        float* acc = merge_slot(group_) + head * C::kMergePitch;
         if (lane_ < 4) {
-          *slot_ml(group_, head) = make_float2(m_[n][h], l_[n][h]);
+          *slot_ml(group_, head_of(n, h)) = make_float2(m_[n][h], l_[n][h]);
         }
-#pragma unroll
-        for (int d = 0; d < C::kSteps; ++d) {
-          acc[d * 16 + lane_ / 4] = acc_[n][d][h];
-          acc[d * 16 + lane_ / 4 + 8] = acc_[n][d][h + 2];
-        }
+        store_accumulators(n, h);
       }
     }
   }
@@ -689,8 +702,11 @@ class Decoder {
     }
   }
 
-  /// The slots' states become the task's.
-  __device__ void write_result() const {
+  /// The rings' states become the task's.
+  __device__ void finish_task() const {
+    __syncthreads();  // all have read what the states overwrite
+    store_states();
+    __syncthreads();
     if (task_.partial_slot < 0) {
       write_output();
     } else {
@@ -698,6 +714,92 @@ class Decoder {
     }
     if (p_.finished != nullptr && task_.slot_stride > 1) {
       merge_if_last<(C::kHeadDim > 128)>(p_, task_);
+    }
+  }
+
+  // ---- the end of a whole row where rings agree first ---------------------------------------------
+
+  /// Small groups leave a thread few quads, and most of the heads that it would scale do not exist.
+  __device__ bool agrees_first() const {
+    return C::kCanAgree && task_.partial_slot < 0 && p_.group_size * kQuads >= 4 * C::kThreads;
+  }
+
+  /// (m, l) of a ring, or behind the last of the row.
+  __device__ float2* agreed_ml(int ring, int head) const {
+    return reinterpret_cast<float2*>(shared_ + C::kMlAt) + ring * C::kHeads + head;
+  }
+
+  __device__ void finish_row() {
+    if (C::kGroups > 1 && lane_ < 4) {
+#pragma unroll
+      for (int n = 0; n < C::kMatrices; ++n) {
+#pragma unroll
+        for (int h = 0; h < 2; ++h) *agreed_ml(group_, head_of(n, h)) = make_float2(m_[n][h], l_[n][h]);
+      }
+    }
+    __syncthreads();  // and all have read what the states overwrite
+#pragma unroll
+    for (int n = 0; n < C::kMatrices; ++n) {
+      const float factor[2] = {factor_of_output(n, 0), factor_of_output(n, 1)};
+      scale_state(n, factor);
+      store_accumulators(n, 0);
+      store_accumulators(n, 1);
+    }
+    __syncthreads();
+    add_output();
+  }
+
+  /// From this ring's accumulators to its part of the output. A sink joins here, as a token that adds nothing.
+  __device__ float factor_of_output(int n, int h) const {
+    const int head = head_of(n, h);
+    const bool has_sink = p_.sinks != nullptr && head < p_.group_size;
+    const float sink = has_sink ? p_.sinks[task_.kv_head_begin * p_.group_size + head] : -INFINITY;
+    float2 ml[C::kGroups];
+    float m = sink;
+#pragma unroll
+    for (int ring = 0; ring < C::kGroups; ++ring) {
+      ml[ring] = C::kGroups > 1 ? *agreed_ml(ring, head) : make_float2(m_[n][h], l_[n][h]);
+      m = fmaxf(m, ml[ring].x);
+    }
+    float l = weight(sink, m);
+#pragma unroll
+    for (int ring = 0; ring < C::kGroups; ++ring) l += weight(ml[ring].x, m) * ml[ring].y;
+    if (group_ == 0 && lane_ < 4) {
+      *agreed_ml(C::kGroups, head) = make_float2(m, l);
+    }
+    return weight(m_[n][h], m) * (l > 0.0F ? __fdividef(1.0F, l) : 0.0F);
+  }
+
+  /// In the order of the slots, several quads a thread side by side.
+  __device__ void add_output() const {
+    const int count = p_.group_size * kQuads;
+    const int first_q_head = task_.kv_head_begin * p_.group_size;
+#pragma unroll 1
+    for (int first = static_cast<int>(threadIdx.x); first < count; first += C::kThreads * C::kQuadsAtOnce) {
+      float4 sums[C::kQuadsAtOnce];
+#pragma unroll
+      for (int u = 0; u < C::kQuadsAtOnce; ++u) {
+        const int i = min(first + u * C::kThreads, C::kHeads * kQuads - 1);
+        sums[u] = make_float4(0.0F, 0.0F, 0.0F, 0.0F);
+#pragma unroll
+        for (int slot = 0; slot < C::kGroups; ++slot) {
+          const float* acc = merge_slot(slot) + i / kQuads * C::kMergePitch + i % kQuads * 4;
+          const float4 more = *reinterpret_cast<const float4*>(acc);
+          sums[u] = make_float4(sums[u].x + more.x, sums[u].y + more.y, sums[u].z + more.z, sums[u].w + more.w);
+        }
+      }
+#pragma unroll
+      for (int u = 0; u < C::kQuadsAtOnce; ++u) {
+        const int i = first + u * C::kThreads;
+        const int d = i % kQuads * 4;
+        if (i < count && d < p_.head_dim) {
+          store_output(p_, task_.row, first_q_head + i / kQuads, d, sums[u]);
+        }
+      }
+    }
+    for (int head = static_cast<int>(threadIdx.x); p_.lse != nullptr && head < p_.group_size; head += C::kThreads) {
+      const float2 ml = *agreed_ml(C::kGroups, head);
+      store_lse(p_, task_.row, first_q_head + head, ml.x, ml.y);
     }
   }
 
