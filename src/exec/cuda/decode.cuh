@@ -713,7 +713,7 @@ class Decoder {
       write_partial();
     }
     if (p_.finished != nullptr && task_.slot_stride > 1) {
-      merge_if_last<(C::kHeadDim > 128)>(p_, task_);
+      merge_if_last<(C::kHeadDim > 128 || C::kHeadSplit > 2)>(p_, task_);
     }
   }
 

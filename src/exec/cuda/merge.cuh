@@ -203,8 +203,8 @@ __device__ __forceinline__ void merge_group(const LayerParams& p, std::int32_t r
   for_each_quad([&](int head, int d) { clear_splits(p, slot_begin, head, num_splits, 0, 1, d); });
 }
 
-/// Not inlined: kernels for large head dimensions would spill on 10.0; those with few registers a thread spill around a
-/// call instead.
+/// Not inlined: kernels for large head dimensions would spill on 10.0, and one whose heads are divided over four warps
+/// on 8.0; those with few registers a thread spill around a call instead.
 static __device__ __noinline__ void call_merge_group(const LayerParams& p, std::int32_t row, std::int32_t kv_head,
                                                      std::int32_t slot_begin, std::int32_t num_splits) {
   merge_group(p, row, kv_head, slot_begin, num_splits);
