@@ -145,6 +145,7 @@ class Prices:
 def load(paths, seeds):
     steps = {f"S{seed} {step.name}": step for seed in seeds for step in step_cases.random_steps(200, seed)}
     steps.update({f"G {step.name}": step for step in step_cases.grid_steps()})
+    steps.update({f"P {step.name}": step for step in step_cases.calibration_steps()})
     steps.update({step.name: step for step in step_cases.standard_steps()})
     measured = collections.defaultdict(list)
     for path in paths:

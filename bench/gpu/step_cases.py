@@ -6,6 +6,7 @@ import dataclasses
 import random
 
 MIB = 2.0 ** 20
+CALIBRATION_SEED = 20260622  # of the paper's traces; later ones are held out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +99,16 @@ def lognormal_lens(rows, seed=7):
 def paper_steps():
     steps = [Step(f"B8 {family}", paper_lens(family)) for family in ("bimodal", "uniform", "zipf")]
     return steps + [Step("B4 bimodal", paper_lens("bimodal", max_active=4))]
+
+
+def calibration_steps():
+    """The paper's families by the seed that is for fitting, as their rows come and go."""
+    families = ("bimodal", "uniform", "zipf")
+    rows = [(family, active, step, 8) for family in families for active in (4, 8) for step in (4, 16, 40)]
+    rows += [(family, active, 16, 8) for family in families for active in (2, 16)]
+    rows += [(family, 8, 16, 4) for family in families]
+    return [Step(f"{family} of {active} after {step} G{32 // hkv}", paper_lens(family, active, step, CALIBRATION_SEED, 48),
+                 hkv=hkv) for family, active, step, hkv in rows]
 
 
 def isolated(*thousands):

@@ -27,6 +27,7 @@ def named_steps(seeds, with_standard):
     if not with_standard:
         return steps
     steps += [(f"G {step.name}", step) for step in step_cases.grid_steps()]
+    steps += [(f"P {step.name}", step) for step in step_cases.calibration_steps()]
     return steps + [(step.name, step) for step in step_cases.standard_steps()]
 
 
