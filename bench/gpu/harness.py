@@ -222,13 +222,16 @@ def query_smi():
 
 
 def commit():
+    """What PKV_COMMIT says; the repository on a machine with a GPU may be a copy of an older one."""
+    if os.environ.get("PKV_COMMIT"):
+        return os.environ["PKV_COMMIT"]
     try:
         here = os.path.dirname(os.path.abspath(__file__))
         found = subprocess.run(["git", "-C", here, "rev-parse", "--short", "HEAD"], capture_output=True, text=True,
                                timeout=10, check=False).stdout.strip()
-        return found or os.environ.get("PKV_COMMIT", "?")
+        return found or "?"
     except (OSError, subprocess.SubprocessError):
-        return os.environ.get("PKV_COMMIT", "?")
+        return "?"
 
 
 class Bench:

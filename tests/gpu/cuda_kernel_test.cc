@@ -86,6 +86,25 @@ TEST_F(CudaKernels, EveryWidth_IsRight) {
   }
 }
 
+// In whole rows of half of the heads or more, narrow kernels agree on a scale before they join their states.
+TEST_F(CudaKernels, WholeRowsOfEveryWidth_WithSinksAndWindows_AreRight) {
+  auto& backend = dynamic_cast<cuda::Backend&>(*backend_);
+  constexpr PlanOptions kRow{.route = Route::kRow};
+  constexpr PlanOptions kTwoHeads{.route = Route::kWorkqueue, .splits = 1, .kv_heads_per_task = 2};
+  for (int i = 0; i < kNumKernelWidths; ++i) {
+    backend.set_width(static_cast<KernelWidth>(i));
+    for (const std::int32_t head_dim : {80, 128, 136, 256}) {
+      for (const std::int32_t group_size : {3, 4, 8, 9, 16, 24}) {
+        CaseSpec spec = tensor_core_spec(DType::kBF16, {0, 1, 44, 333}, head_dim, group_size);
+        spec.shape.sinks = Sinks::kPerQueryHead;
+        EXPECT_THAT(check(spec, kRow), StartsWith(kMma));
+        spec.shape.sliding_window_tokens = 45;
+        EXPECT_THAT(check(spec, kTwoHeads), StartsWith(kMma));
+      }
+    }
+  }
+}
+
 TEST_F(CudaKernels, EveryMerge_IsRight) {
   for (const std::int32_t head_dim : {40, 80, 136, 256}) {
     for (const std::int32_t splits : {3, 12, 40, 100}) {

@@ -30,9 +30,12 @@ constexpr std::int32_t shared_bytes_per_sm(std::int32_t arch) {
   return kilobytes * 1024;
 }
 
+/// What a block takes beside its dynamic shared memory: the GPU's part, and a decode kernel's static variables.
+inline constexpr std::int32_t kBlockBytes = 1024 + 128;
+
 /// Blocks of `shared_bytes` that an SM can hold, up to `wanted`: what the registers must leave room for.
 constexpr std::int32_t blocks_that_fit(std::int32_t arch, std::int32_t shared_bytes, std::int32_t wanted) {
-  const std::int32_t fit = shared_bytes_per_sm(arch) / (shared_bytes + 1024);
+  const std::int32_t fit = shared_bytes_per_sm(arch) / (shared_bytes + kBlockBytes);
   return fit < 1 ? 1 : fit < wanted ? fit : wanted;
 }
 

@@ -94,7 +94,7 @@ LayerParams layer_params(const RunArgs& args) {
   params.sinks = args.sinks.empty() ? nullptr : args.sinks.data();
   params.q_row_stride = args.q.row_stride;
   params.q_head_stride = args.q.head_stride;
-  params.q_in_vectors = shape.head_dim % 8 == 0 && in_vectors(args.q, 8);
+  params.q_in_vectors = in_vectors(args.q, 8);
   params.out_row_stride = args.out.row_stride;
   params.out_head_stride = args.out.head_stride;
   params.out_in_vectors = in_vectors(args.out, 4);

@@ -2,10 +2,10 @@
 // Not here: how states are written (output.cuh).
 //
 // Maths: m = max m_s, l = sum exp(m_s - m) l_s, acc = sum exp(m_s - m) acc_s over the splits s, in an
-// order that depends on their number alone: the same bits every time.
-// Traffic: (head_dim + 2 * merge_parts) * 4 bytes a split, from the L2. A merge is one round trip of latency, so that
-// every load is issued before the first is used: a unit has 32 or 64 dimensions of a head, and quarters or halves of
-// its warps share the splits, four or eight loads each.
+// order that depends on their number and the kernel: the same bits every time.
+// Traffic: (head_dim + 2 * merge_parts) * 4 bytes a split, from the L2. A round is one trip of latency, and mostly
+// all of a merge, so that every load is issued before the first is used: a unit has 32 or 64 dimensions of a head, and
+// quarters or halves of its warps share the splits, four or eight loads each.
 //
 // Arrival. The merge kernel starts while decode kernels run and does not wait for their end, which costs a microsecond
 // more than their last store. Words of partial states are kAbsent until they are written, and become so again when they

@@ -1,8 +1,5 @@
 // The kernels of which there is one a type or one at all: simple decode, merge, page reads.
 // Not here: tensor-core decode (inst/).
-#include <algorithm>
-#include <iterator>
-
 #include "exec/cuda/kernels.h"
 #include "exec/cuda/merge.cuh"
 #include "exec/cuda/simple.cuh"

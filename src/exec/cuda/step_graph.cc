@@ -61,7 +61,8 @@ Status StepGraph::enqueue_layer(const RunArgs& layer) const {
   }
   if (merge_ == MergeMode::kSeparate && bounds_.max_merges > 0) {
     params.num_merges = bounds_.max_merges;
-    const MergeEntry& merge = choose_merge(bounds_.max_merges, bounds_.max_splits, shape_, backend_.device_.num_sms);
+    // For as many ranges as the captured plan has: the bound is one a row, of which most may be empty.
+    const MergeEntry& merge = choose_merge(num_merges_, bounds_.max_splits, shape_, backend_.device_.num_sms);
     PKV_RETURN_IF_ERROR(cuda::launch(merge.kernel, merge_blocks(merge, bounds_.max_merges, shape_), &params,
                                      backend_.merge_entry(), backend_.stream_));
   }
@@ -100,6 +101,7 @@ Result<std::unique_ptr<StepGraph>> StepGraph::capture(Backend& backend, const Pl
   graph->page_size_ = plan.page_size();
   graph->merge_ = plan.merge_mode();
   graph->width_ = backend.width_of(plan);
+  graph->num_merges_ = static_cast<std::int64_t>(plan.merges().size());
   PKV_RETURN_IF_ERROR(graph->check_bounds(plan, batch));
   for (const RunArgs& layer : layers) {
     PKV_RETURN_IF_ERROR(validate_run(plan, layer, backend.capabilities(), backend.name()));

@@ -34,6 +34,7 @@ class StepGraph final : public CudaGraph {
   std::int32_t page_size_ = 0;
   MergeMode merge_ = MergeMode::kSeparate;
   KernelWidth width_ = KernelWidth::kWide;  // of the captured plan
+  std::int64_t num_merges_ = 0;             // of the captured plan
   StepMemory step_;
   cudaGraphExec_t exec_ = nullptr;
 };

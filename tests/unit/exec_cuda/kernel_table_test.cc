@@ -19,7 +19,7 @@ TEST(KernelTable, EveryKernel_IsPricedForTheBlocksThatItIsBuiltFor) {
         .num_q_heads = entry.max_group_size, .num_kv_heads = 1, .head_dim = entry.max_head_dim};
     EXPECT_EQ(gpu_kernel_class(shape).at(entry.width).blocks_per_sm, entry.blocks_per_sm) << entry.name;
     EXPECT_LE(entry.shared_bytes, kMostShared) << entry.name;
-    EXPECT_LE((entry.shared_bytes + 1024) * entry.blocks_per_sm, kMostShared + 1024) << entry.name;
+    EXPECT_LE((entry.shared_bytes + kBlockBytes) * entry.blocks_per_sm, kMostShared + 1024) << entry.name;
   }
 }
 

@@ -8,7 +8,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
-#include <limits>
 #include <map>
 #include <set>
 #include <string>
@@ -137,10 +136,8 @@ void expect_within_limits(const KernelEntry& entry, const std::string& arch, con
   EXPECT_EQ(used.spill_bytes, 0);
   EXPECT_EQ(used.stack_bytes, 0);
   EXPECT_GT(used.registers, 0);
-  if (entry.shared_bytes > 0) {  // nothing is assumed of how many blocks of the others an SM holds
-    EXPECT_LE(used.registers, register_limit(entry, arch))
-        << entry.threads << " threads, " << entry.blocks_per_sm << " blocks an SM";
-  }
+  EXPECT_LE(used.registers, register_limit(entry, arch))
+      << entry.threads << " threads, " << entry.blocks_per_sm << " blocks an SM";
 }
 
 TEST(ResourceReport, EveryKernelOfTheTable_FitsTheBlocksOfItsSm) {
