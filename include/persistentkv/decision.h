@@ -184,6 +184,8 @@ class Policy {
   void outline_all();
   void outline(Route route, std::int32_t kv_heads_per_task, std::int32_t splits);
   void outline_widths(Route route);
+  /// Of a GPU: leaves_sms_idle of route row, which is then not chosen against the rule.
+  [[nodiscard]] bool whole_rows_leave_idle(const BatchState& batch) const;
   /// Route row, not planned.
   [[nodiscard]] Choice whole_rows(const BatchState& batch) const;
   [[nodiscard]] bool allows(Route route) const;

@@ -220,6 +220,16 @@ WidthPrice cheapest_width(const AttentionShape& shape, const GpuKernelClass& ker
   return best;
 }
 
+bool leaves_sms_idle(const AttentionShape& shape, std::int32_t blocks_per_sm, std::int64_t num_tasks,
+                     std::int64_t tokens, std::int64_t longest, const GpuMachine& machine) {
+  constexpr std::int64_t kLeastBytes = std::int64_t{64} << 20;
+  constexpr double kNearlyAll = 0.85;
+  constexpr double kNearlyEqual = 1.25;  // the longest task by the mean one
+  return blocks_per_sm == 1 && tokens * shape.head_dim * 4 > kLeastBytes && 2 * num_tasks > machine.num_sms &&
+         static_cast<double>(num_tasks) <= kNearlyAll * machine.num_sms &&
+         static_cast<double>(longest * num_tasks) < kNearlyEqual * static_cast<double>(tokens);
+}
+
 GpuPrice least_gpu_price(const AttentionShape& shape, const GpuKernelClass& kernels, std::int64_t num_tasks,
                          std::int64_t tokens, std::int64_t longest, const GpuMachine& machine) {
   GpuPrice least;

@@ -1,7 +1,7 @@
 // The rule that divides a step on a GPU: a few chunk lengths, and for ragged rows a few counts a row, are priced with
-// every kernel of the shape's class, and the cheapest is kept, counts where they are nearly as cheap. Host arithmetic
-// over lengths, a few nanoseconds a row and cut. Not here: prices (gpu_kernels.cc), the paper's formula
-// (paper_price.cc).
+// every kernel of the shape's class, and the cheapest is kept, counts where they are nearly as cheap, and many waves
+// instead of a part of one. Host arithmetic over lengths, a few nanoseconds a row and cut. Not here: prices
+// (gpu_kernels.cc), the paper's formula (paper_price.cc).
 #include <algorithm>
 #include <limits>
 #include <optional>
@@ -29,6 +29,9 @@ constexpr std::int64_t kMinBetweenCountTokens = 1536;
 // Between equals, counts: they end with the tasks of the shortest rows, and vary less from one GPU to the next (B4
 // bimodal in 824 equal chunks 110 to 113 us on five H100s, in 992 equal counts 108.4 to 110.0).
 constexpr double kCountShare = 0.992;
+// A plan that leaves SMs idle (leaves_sms_idle) is kept only if every plan of so many waves is dearer by more.
+constexpr double kIdleShare = 1.04;
+constexpr double kManyWaves = 1.5;
 
 class Search {
  public:
@@ -63,8 +66,9 @@ class Search {
     if (route == Route::kWorkqueue || (!route.has_value() && is_ragged)) {
       try_counts();
     }
-    options.route = best_route_;
-    options.splits = best_splits_;
+    const Cut& chosen = best_.leaves_idle && many_waves_.price < kIdleShare * best_.price ? many_waves_ : best_;
+    options.route = chosen.route;
+    options.splits = chosen.splits;
     return options;
   }
 
@@ -133,7 +137,7 @@ class Search {
       num_tasks += std::int64_t{row.splits} * shape_.num_kv_heads;
     }
     const double share = route == Route::kWorkqueue ? kCountShare : 1.0;
-    const double limit = best_price_ / share;
+    const double limit = best_.price / share * (best_.leaves_idle ? kIdleShare : 1.0);
     if (least_gpu_price(shape_, kernels_, num_tasks, tokens_, longest_task, machine_).least_us() > limit) {
       return;
     }
@@ -143,11 +147,18 @@ class Search {
       sizes.add(ceil_div(row.len, row.splits), tasks);
       sizes.add_slots(row.splits > 1 ? tasks : 0);
     }
-    const double price = cheapest_width(shape_, kernels_, sizes, machine_, limit).price.total_us() * share;
-    if (price < best_price_) {
-      best_price_ = price;
-      best_route_ = route;
-      best_splits_ = static_cast<std::int32_t>(splits);
+    const WidthPrice cheapest = cheapest_width(shape_, kernels_, sizes, machine_, limit);
+    const std::int32_t blocks_per_sm = kernels_.at(cheapest.width).blocks_per_sm;
+    const Cut cut = {.price = cheapest.price.total_us() * share,
+                     .route = route,
+                     .splits = static_cast<std::int32_t>(splits),
+                     .leaves_idle = leaves_sms_idle(shape_, blocks_per_sm, num_tasks, tokens_, longest_task, machine_)};
+    if (cut.price < best_.price) {
+      best_ = cut;
+    }
+    const double waves = static_cast<double>(num_tasks) / (static_cast<double>(machine_.num_sms) * blocks_per_sm);
+    if (waves >= kManyWaves && cut.price < many_waves_.price) {
+      many_waves_ = cut;
     }
   }
 
@@ -155,6 +166,12 @@ class Search {
     std::int32_t len = 0;  // attended tokens, at least one
     std::int32_t tiles = 0;
     std::int32_t splits = 0;  // of the cut that is considered
+  };
+  struct Cut {
+    double price = std::numeric_limits<double>::infinity();
+    Route route = Route::kSplit;
+    std::int32_t splits = 1;
+    bool leaves_idle = false;
   };
 
   const AttentionShape& shape_;
@@ -164,9 +181,8 @@ class Search {
   std::int64_t longest_ = 0;
   std::int64_t shortest_ = std::numeric_limits<std::int64_t>::max();
   std::int64_t tokens_ = 0;  // of all (row, KV head)
-  double best_price_ = std::numeric_limits<double>::infinity();
-  Route best_route_ = Route::kSplit;
-  std::int32_t best_splits_ = 1;
+  Cut best_;
+  Cut many_waves_;  // the cheapest of kManyWaves and more
 };
 
 }  // namespace

@@ -287,13 +287,26 @@ Result<Decision> Policy::decide_auto(const BatchState& batch, Plan&& recycled) {
     // next to nothing.
     choices_.clear();
     choices_.push_back({.plan = gpu_rule(batch, gpu_machine(model_.profile())), .outline = {}});
-    if (allows(Route::kRow) && choices_.front().plan.splits != 1) {
+    if (allows(Route::kRow) && choices_.front().plan.splits != 1 && !whole_rows_leave_idle(batch)) {
       choices_.push_back(whole_rows(batch));
     }
   } else {
     outline_all();
   }
   return price_choices(batch, std::move(recycled));
+}
+
+bool Policy::whole_rows_leave_idle(const BatchState& batch) const {
+  std::int64_t rows = 0;
+  std::int64_t longest = 0;
+  for (std::int32_t row = 0; row < batch.num_rows(); ++row) {
+    const std::int64_t tokens = batch.attended(row).size();
+    rows += tokens > 0 ? 1 : 0;
+    longest = std::max(longest, tokens);
+  }
+  const AttentionShape& shape = batch.shape();
+  return leaves_sms_idle(shape, gpu_kernel_class(shape).at(KernelWidth::kWide).blocks_per_sm, rows * shape.num_kv_heads,
+                         batch.attended_tokens() * shape.num_kv_heads, longest, gpu_machine(model_.profile()));
 }
 
 Policy::Choice Policy::whole_rows(const BatchState& batch) const {
