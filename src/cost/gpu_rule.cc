@@ -137,7 +137,8 @@ class Search {
       num_tasks += std::int64_t{row.splits} * shape_.num_kv_heads;
     }
     const double share = route == Route::kWorkqueue ? kCountShare : 1.0;
-    const double limit = best_.price / share * (best_.leaves_idle ? kIdleShare : 1.0);
+    const bool may_win_dearer = best_.leaves_idle && static_cast<double>(num_tasks) >= kManyWaves * machine_.num_sms;
+    const double limit = (may_win_dearer ? std::min(kIdleShare * best_.price, many_waves_.price) : best_.price) / share;
     if (least_gpu_price(shape_, kernels_, num_tasks, tokens_, longest_task, machine_).least_us() > limit) {
       return;
     }
