@@ -103,37 +103,6 @@ double TaskSizes::last() const {
   return wanted > 0.0 ? weighed / wanted : 0.0;
 }
 
-// The task that is begun m-th in the second wave follows the m-th shortest of the first.
-double TaskSizes::last_of_two_waves(std::int64_t blocks) const {
-  const auto mean = [&](std::size_t bin) {
-    return static_cast<double>(sums_[bin]) / static_cast<double>(counts_[bin]);
-  };
-  std::size_t first = kBins;
-  std::int64_t left = blocks;
-  while (left > 0) {
-    left -= counts_[--first];
-  }
-  std::size_t second = first;
-  std::int64_t of_second = -left;  // of the bin where the first wave ends
-  std::int64_t of_first = counts_[first] + left;
-  double most = 0.0;
-  while (true) {
-    while (of_second == 0) {
-      if (second == 0) {
-        return most;
-      }
-      of_second = counts_[--second];
-    }
-    while (of_first == 0) {
-      of_first = counts_[++first];
-    }
-    most = std::max(most, mean(first) + mean(second));
-    const std::int64_t pairs = std::min(of_first, of_second);
-    of_first -= pairs;
-    of_second -= pairs;
-  }
-}
-
 template <typename Visit>
 void TaskSizes::descend(Visit visit) const {
   std::int64_t above = 0;
@@ -251,16 +220,12 @@ WidthPrice cheapest_width(const AttentionShape& shape, const GpuKernelClass& ker
   return best;
 }
 
-bool reads_much(const AttentionShape& shape, std::int64_t tokens) {
-  constexpr std::int64_t kLeastBytes = std::int64_t{64} << 20;
-  return tokens * shape.head_dim * 4 > kLeastBytes;
-}
-
 bool leaves_sms_idle(const AttentionShape& shape, std::int32_t blocks_per_sm, std::int64_t num_tasks,
                      std::int64_t tokens, std::int64_t longest, const GpuMachine& machine) {
+  constexpr std::int64_t kLeastBytes = std::int64_t{64} << 20;
   constexpr double kNearlyAll = 0.85;
   constexpr double kNearlyEqual = 1.25;  // the longest task by the mean one
-  return blocks_per_sm == 1 && reads_much(shape, tokens) && 2 * num_tasks > machine.num_sms &&
+  return blocks_per_sm == 1 && tokens * shape.head_dim * 4 > kLeastBytes && 2 * num_tasks > machine.num_sms &&
          static_cast<double>(num_tasks) <= kNearlyAll * machine.num_sms &&
          static_cast<double>(longest * num_tasks) < kNearlyEqual * static_cast<double>(tokens);
 }

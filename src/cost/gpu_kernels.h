@@ -74,9 +74,6 @@ class TaskSizes {
   /// a launch in descending order ends with.
   [[nodiscard]] double last() const;
   static constexpr double kLastShare = 0.3;
-  /// Tokens of the block that ends last, where `blocks` at once begin the longest first and more than half of all
-  /// tasks, but not all, are begun at once.
-  [[nodiscard]] double last_of_two_waves(std::int64_t blocks) const;
   /// visit(tasks so far, tokens of one), bin by bin from the longest; defined where it is used.
   template <typename Visit>
   void descend(Visit visit) const;
@@ -115,12 +112,10 @@ struct WidthPrice {
 WidthPrice cheapest_width(const AttentionShape& shape, const GpuKernelClass& kernels, const TaskSizes& sizes,
                           const GpuMachine& machine, double limit_us = std::numeric_limits<double>::infinity());
 
-/// More than 64 MiB, by `tokens` of all (row, KV head): below, other things than the tail of a launch decide.
-bool reads_much(const AttentionShape& shape, std::int64_t tokens);
-/// Whether a launch that reads_much is one task each for more than half of the SMs but not nearly all of them. Two
+/// Whether a launch of more than 64 MiB is one task each for more than half of the SMs but not nearly all of them. Two
 /// SMs share a way to the L2, so that some tasks share theirs and others do not, which prices do not know: they are 5
 /// to 11% too low for 67 to 100 tasks on the 132 SMs of an H100 (0 to 8% on an H200), 3% for 128 (0005).
-/// `longest`: tokens of the longest task.
+/// `tokens`: of all (row, KV head); `longest`: tokens of the longest task.
 bool leaves_sms_idle(const AttentionShape& shape, std::int32_t blocks_per_sm, std::int64_t num_tasks,
                      std::int64_t tokens, std::int64_t longest, const GpuMachine& machine);
 

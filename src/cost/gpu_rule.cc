@@ -32,10 +32,6 @@ constexpr double kCountShare = 0.992;
 // A plan that leaves SMs idle (leaves_sms_idle) is kept only if every plan of so many waves is dearer by more.
 constexpr double kIdleShare = 1.04;
 constexpr double kManyWaves = 1.5;
-// Of two waves of large tasks, prices know when the second begins and not how its tasks fall on those of the first:
-// between equals it is the cut whose last block has less to do (0005).
-constexpr double kTwoWavesShare = 0.99;
-constexpr double kShorterEnd = 0.9;
 
 class Search {
  public:
@@ -141,13 +137,8 @@ class Search {
       num_tasks += std::int64_t{row.splits} * shape_.num_kv_heads;
     }
     const double share = route == Route::kWorkqueue ? kCountShare : 1.0;
-    double limit = best_.price;
-    if (best_.leaves_idle && static_cast<double>(num_tasks) >= kManyWaves * machine_.num_sms) {
-      limit = std::min(kIdleShare * best_.price, many_waves_.price);
-    } else if (best_.last_end > 0.0 && is_two_waves(num_tasks)) {
-      limit = best_.price / kTwoWavesShare;
-    }
-    limit /= share;
+    const bool may_win_dearer = best_.leaves_idle && static_cast<double>(num_tasks) >= kManyWaves * machine_.num_sms;
+    const double limit = (may_win_dearer ? std::min(kIdleShare * best_.price, many_waves_.price) : best_.price) / share;
     if (least_gpu_price(shape_, kernels_, num_tasks, tokens_, longest_task, machine_).least_us() > limit) {
       return;
     }
@@ -159,13 +150,11 @@ class Search {
     }
     const WidthPrice cheapest = cheapest_width(shape_, kernels_, sizes, machine_, limit);
     const std::int32_t blocks_per_sm = kernels_.at(cheapest.width).blocks_per_sm;
-    const bool has_last_end = blocks_per_sm == 1 && is_two_waves(num_tasks) && reads_much(shape_, tokens_);
     const Cut cut = {.price = cheapest.price.total_us() * share,
                      .route = route,
                      .splits = static_cast<std::int32_t>(splits),
-                     .leaves_idle = leaves_sms_idle(shape_, blocks_per_sm, num_tasks, tokens_, longest_task, machine_),
-                     .last_end = has_last_end ? sizes.last_of_two_waves(machine_.num_sms) : 0.0};
-    if (is_better(cut, best_)) {
+                     .leaves_idle = leaves_sms_idle(shape_, blocks_per_sm, num_tasks, tokens_, longest_task, machine_)};
+    if (cut.price < best_.price) {
       best_ = cut;
     }
     const double waves = static_cast<double>(num_tasks) / (static_cast<double>(machine_.num_sms) * blocks_per_sm);
@@ -184,21 +173,7 @@ class Search {
     Route route = Route::kSplit;
     std::int32_t splits = 1;
     bool leaves_idle = false;
-    double last_end = 0.0;  // tokens of the block that ends last, of two waves of large tasks; else 0
   };
-
-  [[nodiscard]] bool is_two_waves(std::int64_t num_tasks) const {
-    return num_tasks > machine_.num_sms && num_tasks <= 2 * std::int64_t{machine_.num_sms};
-  }
-
-  static bool is_better(const Cut& a, const Cut& b) {
-    const bool are_equal = a.price * kTwoWavesShare < b.price && b.price * kTwoWavesShare < a.price;
-    if (are_equal && a.last_end > 0.0 && b.last_end > 0.0) {
-      if (a.last_end < kShorterEnd * b.last_end) return true;
-      if (b.last_end < kShorterEnd * a.last_end) return false;
-    }
-    return a.price < b.price;
-  }
 
   const AttentionShape& shape_;
   const GpuKernelClass& kernels_;

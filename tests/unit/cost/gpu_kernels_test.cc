@@ -5,7 +5,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <functional>
 #include <vector>
 
 #include "support/random_step.h"
@@ -104,26 +103,6 @@ TEST(GpuKernels, SizesInBins_KeepNumbersAndSums) {
   EXPECT_EQ(sizes.num_tasks(), 10);
   EXPECT_EQ(sizes.tokens(), 3005);
   EXPECT_EQ(sizes.longest(), 1000);
-}
-
-// Against the sum by ranks; sizes are one a bin.
-TEST(GpuKernels, LastOfTwoWaves_PairsTheLongestOfTheSecondWithTheShortestOfTheFirst) {
-  SplitMix64 random(20261129);
-  for (int round = 0; round < 200; ++round) {
-    const std::size_t blocks = 1 + random.below(40);
-    std::vector<std::int64_t> tasks(blocks + 1 + random.below(blocks));
-    TaskSizes sizes(999);
-    for (std::int64_t& tokens : tasks) {
-      tokens = 100 * static_cast<std::int64_t>(1 + random.below(10)) - 1;
-      sizes.add(tokens, 1);
-    }
-    std::ranges::sort(tasks, std::greater());
-    std::int64_t last = 0;
-    for (std::size_t i = blocks; i < tasks.size(); ++i) {
-      last = std::max(last, tasks[i] + tasks[2 * blocks - 1 - i]);
-    }
-    ASSERT_EQ(sizes.last_of_two_waves(static_cast<std::int64_t>(blocks)), static_cast<double>(last));
-  }
 }
 
 TEST(GpuKernels, SizesByRow_AreThoseOfTheTasks) {

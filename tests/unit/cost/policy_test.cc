@@ -64,21 +64,6 @@ TEST(Policy, H100_WholeRowsOnAPartOfTheSms_AreSplit) {
   EXPECT_EQ(splits_of(12, 2500), 1);
 }
 
-// One row of 174,428 tokens beside 119 of 1,363 on 132 SMs: in tasks of 2,048 some blocks get one of each, in tasks of
-// 1,536 none has so much; prices are equal within 0.4%, the former took 6% longer (0005).
-TEST(GpuRule, OfTwoWaves_TakesTheCutWhoseLastBlockHasLess) {
-  const AttentionShape shape = {.num_q_heads = 32, .num_kv_heads = 1, .head_dim = 256};
-  std::vector<std::int32_t> lens(120, 1363);
-  lens[7] = 174428;
-  const testing::Step step = step_of(lens, shape);
-  const Plan plan = make_plan(step.batch(), gpu_rule(step.batch(), 132)).value();
-  std::int32_t longest = 0;
-  for (const Task& task : plan.tasks()) longest = std::max(longest, task.token_end - task.token_begin);
-  EXPECT_LE(longest, 1600);
-  EXPECT_GT(plan.counters().num_tasks, 132);
-  EXPECT_LE(plan.counters().num_tasks, 264);
-}
-
 // Tasks that take 8 us to plan are worth it for 32 layers, and not for one.
 TEST(Policy, MoreLayers_AffordMoreTasks) {
   DeviceProfile profile = shipped("h100");
