@@ -16,7 +16,7 @@ import supervise
 
 LARGE_MIB = 128  # above it the share of the limit says something of the kernel, not of its start
 TYPES, ENGINES = ("f16", "bf16"), ("fi_core", "fi_tensor", "fi_persistent")
-COMPILERS = 2 * (os.cpu_count() or 16)  # at once, over all modules; a few GiB of memory each
+COMPILERS = min(64, 2 * (os.cpu_count() or 16))  # at once, over all modules; a few GiB of memory each
 
 BUILD = """
 import sys, torch

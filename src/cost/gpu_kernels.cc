@@ -1,7 +1,7 @@
 // Prices fitted to 642 steps on an H200 and 336 of them on an H100, layers back to back: random samples of bench/gpu
 // with seeds 20260623 and 1, a grid of small steps of equal rows, and the standard steps of step_cases.py (10 times the
 // weight), each in equal chunks of 64 to 8192 tokens or uncut, ragged ones in equal counts, too, and run by every
-// kernel of its class (bench/gpu/sweep.py, fit_prices.py). Groups above 16 at d 128 and 256, and above 8 at d 64, once
+// kernel of its class (bench/gpu/sweep.py, fit_prices.py). Groups of 9 to 16 at d 64 and above 16 at d 128 and 256 once
 // more with 231 further steps of groups above 8 (seeds 2 to 7). On the first steps the cheapest by price is 1.4% slower
 // than the fastest measured on average, most on steps of under 10 us; prices err by 3 to 8% at the median of a class.
 // Not here: the search (gpu_rule.cc).

@@ -113,9 +113,9 @@ WidthPrice cheapest_width(const AttentionShape& shape, const GpuKernelClass& ker
                           const GpuMachine& machine, double limit_us = std::numeric_limits<double>::infinity());
 
 /// Whether a launch of more than 64 MiB is one task each for more than half of the SMs but not nearly all of them. Two
-/// SMs share a way to the L2, so that some tasks share theirs and others do not, which prices do not know: they are 5
-/// to 11% too low for 67 to 100 tasks on the 132 SMs of an H100 (0 to 8% on an H200), 3% for 128 (0005).
-/// `tokens`: of all (row, KV head); `longest`: tokens of the longest task.
+/// SMs share a way to the L2, so that some tasks share theirs and others do not, which prices do not know: for groups
+/// up to 8 and 67 to 100 tasks on 132 SMs they are 6 to 11% too low on an H100, by -2 to 8% on an H200; for 128 tasks 2
+/// to 4% (0005). `tokens`: of all (row, KV head); `longest`: tokens of the longest task.
 bool leaves_sms_idle(const AttentionShape& shape, std::int32_t blocks_per_sm, std::int64_t num_tasks,
                      std::int64_t tokens, std::int64_t longest, const GpuMachine& machine);
 
