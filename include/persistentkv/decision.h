@@ -12,6 +12,7 @@
 
 #include "persistentkv/backend.h"
 #include "persistentkv/batch.h"
+#include "persistentkv/contest.h"
 #include "persistentkv/dtype.h"
 #include "persistentkv/gpu_machine.h"
 #include "persistentkv/layout.h"
@@ -102,6 +103,8 @@ enum class DecisionBasis : std::uint8_t {
   kRuleKept,         // cpu_rule's plan: no candidate was cheaper by more than the prices' error
   kRuleNotSearched,  // cpu_rule's plan: by a bound no candidate can be cheaper by that and a search
   kCarriedOn,        // the last step's choice
+  kTried,            // in place of the last step's choice for a step, as its price is near
+  kMeasured,         // not the cheapest by price, but the fastest of those near it, as steps have shown
   kPaperGates,
   kPaperFormula,
 };
@@ -115,7 +118,8 @@ struct Decision {
   /// Those that were looked at, the chosen one first, then by price. One when a decision was carried on.
   std::vector<Candidate> candidates;
   DecisionBasis basis = DecisionBasis::kNamed;
-  /// Of the basis: the prices' error, a fraction (kRuleKept), the formula's ns (kPaperFormula), workers or SMs (rules).
+  /// Of the basis: the prices' error, a fraction (kRuleKept), the formula's ns (kPaperFormula), workers or SMs (rules),
+  /// how much longer the cheapest by price took, a fraction (kMeasured).
   double basis_figure = 0.0;
   /// Time that deciding and planning took; 0 when nobody measured it.
   std::int64_t plan_ns = 0;
@@ -126,8 +130,10 @@ struct Decision {
 
 /// Chooses the plan of each step of one shape, type and layout. Keeps its last choice while rows grow a little
 /// (each row by 16 tokens and 1/64 of its length, all together by 1/128), their price grows by at most 0.7% and no
-/// factor of the correction moves by 5%; that costs at most 2%, beside price_error, against deciding anew. Not
-/// thread-safe; the same steps in the same order always give the same plans unless learning is on.
+/// factor of the correction moves by 5%; that costs at most 2%, beside price_error, against deciding anew. Where
+/// prices are those of kernels (DeviceProfile::kernels) and learning is on, the plans that are priced at most 3% above
+/// the chosen one run a step each meanwhile, and the fastest goes on (Contest). Not thread-safe; the same steps in the
+/// same order always give the same plans unless learning is on.
 class Policy {
  public:
   /// Errors: those of PriceModel::make; kInvalidArgument (no routes); kUnsupported (an external route without a
@@ -152,12 +158,15 @@ class Policy {
   /// Errors: kInvalidArgument (a batch of another shape or page size), those of make_plan.
   Result<Decision> decide(const BatchState& batch, Plan&& recycled = {});
 
-  /// Tells what a decided step took. Moves the correction by a fraction of the error, each term by its part in
-  /// the price; a single step at most by kMaxStep. Without effect while learning is off.
+  /// Tells what a decided step took, or each of its layers. Moves the correction by a fraction of the error, each term
+  /// by its part in the price; a single step at most by kMaxStep. Without effect while learning is off.
   void observe(const Price& predicted, const RunTimes& measured);
 
   /// The next step is decided anew, whatever the last choice was.
-  void forget_choice() { last_.reset(); }
+  void forget_choice() {
+    last_.reset();
+    contest_.stop();
+  }
 
   [[nodiscard]] const PriceModel& model() const { return model_; }
   [[nodiscard]] const PolicyOptions& options() const { return options_; }
@@ -180,6 +189,15 @@ class Policy {
   std::optional<Decision> carry_on(const BatchState& batch, Plan& recycled);
   [[nodiscard]] bool may_carry_on(const BatchState& batch) const;
   void remember(const BatchState& batch, const PlanOptions& options, const Price& price);
+  /// Of the two that gpu_rule chooses between; no value: either.
+  [[nodiscard]] std::optional<Route> rule_route() const;
+  /// Whether plans near the chosen one may run in its place.
+  [[nodiscard]] bool holds_contests() const;
+  /// Between the chosen plan, `rule` and near_; what steps have shown before to be faster takes the chosen one's place.
+  void start_contest(const BatchState& batch, const PlanOptions& rule, Decision& decision);
+  void set_basis(Decision& decision) const;
+  /// The near plans and whole rows, for whoever wants to see what they would cost.
+  void show_near(const BatchState& batch, std::vector<Candidate>& candidates);
   void measure_rows(const BatchState& batch);
   void outline_all();
   void outline(Route route, std::int32_t kv_heads_per_task, std::int32_t splits);
@@ -219,6 +237,9 @@ class Policy {
   std::int64_t last_tokens_ = 0;
   Correction last_correction_;
   double last_ns_ = 0.0;
+  std::vector<PlanOptions> near_;  // of the last search
+  Contest contest_;
+  double running_ns_ = 0.0;  // device_ns of the running plan, by which a measurement of it is known
 };
 
 }  // namespace pkv

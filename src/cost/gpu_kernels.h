@@ -6,6 +6,7 @@
 #include <array>
 #include <cstdint>
 #include <limits>
+#include <optional>
 
 #include "cost/kernel_width.h"
 #include "persistentkv/batch.h"
@@ -120,6 +121,18 @@ bool leaves_sms_idle(const AttentionShape& shape, std::int32_t blocks_per_sm, st
                      std::int64_t tokens, std::int64_t longest, const GpuMachine& machine);
 
 GpuMachine gpu_machine(const DeviceProfile& profile);
+
+/// A step's division by gpu_rule, and those beside it that are priced nearly as low.
+struct GpuCuts {
+  static constexpr std::size_t kMaxNear = 3;
+
+  PlanOptions chosen;
+  /// By price; each of a tenth more or fewer tasks than any other and than the chosen one, none that leaves SMs idle.
+  std::array<PlanOptions, kMaxNear> near;
+  std::size_t num_near = 0;
+};
+/// Near are those whose price is at most `share` (1 or more) of the chosen one's.
+GpuCuts gpu_cuts(const BatchState& batch, const GpuMachine& machine, std::optional<Route> route, double share);
 
 /// A plan's tasks, in time linear in its rows.
 TaskSizes task_sizes(const Plan& plan);

@@ -3,6 +3,8 @@
 // instead of a part of one. Host arithmetic over lengths, a few nanoseconds a row and cut. Not here: prices
 // (gpu_kernels.cc), the paper's formula (paper_price.cc).
 #include <algorithm>
+#include <array>
+#include <cstdlib>
 #include <limits>
 #include <optional>
 #include <vector>
@@ -33,10 +35,14 @@ constexpr double kCountShare = 0.992;
 constexpr double kIdleShare = 1.04;
 constexpr double kManyWaves = 1.5;
 
+constexpr std::size_t kMaxCuts = 48;      // that are looked at; the rest cannot be near
+constexpr std::int64_t kOtherTasks = 10;  // near cuts have a tenth more tasks or less
+
 class Search {
  public:
-  Search(const BatchState& batch, const GpuMachine& machine)
-      : shape_(batch.shape()), kernels_(gpu_kernel_class(batch.shape())), machine_(machine) {
+  /// `near_share`: cuts dearer than the cheapest by at most so much are remembered; none for 1.
+  Search(const BatchState& batch, const GpuMachine& machine, double near_share = 1.0)
+      : shape_(batch.shape()), kernels_(gpu_kernel_class(batch.shape())), machine_(machine), near_share_(near_share) {
     rows_.reserve(static_cast<std::size_t>(batch.num_rows()));
     for (std::int32_t row = 0; row < batch.num_rows(); ++row) {
       const std::int64_t tokens = batch.attended(row).size();
@@ -52,12 +58,9 @@ class Search {
 
   /// Route and splits of the longest row; of that route only, if one is named.
   PlanOptions best(std::optional<Route> route) {
-    PlanOptions options = {.route = route.value_or(Route::kSplit),
-                           .splits = 1,
-                           .num_workers = machine_.num_sms,
-                           .tile_tokens = kTileTokens};
+    chosen_.route = route.value_or(Route::kSplit);
     if (rows_.empty()) {
-      return options;
+      return options_of(chosen_);
     }
     if (route != Route::kWorkqueue) {
       try_chunks();
@@ -66,10 +69,25 @@ class Search {
     if (route == Route::kWorkqueue || (!route.has_value() && is_ragged)) {
       try_counts();
     }
-    const Cut& chosen = best_.leaves_idle && many_waves_.price < kIdleShare * best_.price ? many_waves_ : best_;
-    options.route = chosen.route;
-    options.splits = chosen.splits;
-    return options;
+    chosen_ = best_.leaves_idle && many_waves_.price < kIdleShare * best_.price ? many_waves_ : best_;
+    return options_of(chosen_);
+  }
+
+  /// Of best(), which is called first.
+  void near(GpuCuts& into) {
+    const auto end = cuts_.begin() + static_cast<std::ptrdiff_t>(num_cuts_);
+    std::sort(cuts_.begin(), end, [](const Cut& a, const Cut& b) { return a.price < b.price; });
+    std::array<std::int64_t, GpuCuts::kMaxNear + 1> tasks = {chosen_.num_tasks};
+    for (auto cut = cuts_.begin(); cut != end && into.num_near < GpuCuts::kMaxNear; ++cut) {
+      const auto alike = [&](std::int64_t other) {
+        return kOtherTasks * std::abs(cut->num_tasks - other) < std::max(cut->num_tasks, other);
+      };
+      if (cut->price <= near_share_ * chosen_.price && !cut->leaves_idle &&
+          std::none_of(tasks.begin(), tasks.begin() + static_cast<std::ptrdiff_t>(into.num_near) + 1, alike)) {
+        into.near[into.num_near++] = options_of(*cut);
+        tasks[into.num_near] = cut->num_tasks;
+      }
+    }
   }
 
  private:
@@ -138,7 +156,8 @@ class Search {
     }
     const double share = route == Route::kWorkqueue ? kCountShare : 1.0;
     const bool may_win_dearer = best_.leaves_idle && static_cast<double>(num_tasks) >= kManyWaves * machine_.num_sms;
-    const double limit = (may_win_dearer ? std::min(kIdleShare * best_.price, many_waves_.price) : best_.price) / share;
+    const double to_win = may_win_dearer ? std::min(kIdleShare * best_.price, many_waves_.price) : best_.price;
+    const double limit = std::max(to_win, near_share_ * best_.price) / share;
     if (least_gpu_price(shape_, kernels_, num_tasks, tokens_, longest_task, machine_).least_us() > limit) {
       return;
     }
@@ -153,7 +172,11 @@ class Search {
     const Cut cut = {.price = cheapest.price.total_us() * share,
                      .route = route,
                      .splits = static_cast<std::int32_t>(splits),
+                     .num_tasks = num_tasks,
                      .leaves_idle = leaves_sms_idle(shape_, blocks_per_sm, num_tasks, tokens_, longest_task, machine_)};
+    if (near_share_ > 1.0 && num_cuts_ < kMaxCuts) {
+      cuts_[num_cuts_++] = cut;
+    }
     if (cut.price < best_.price) {
       best_ = cut;
     }
@@ -172,24 +195,41 @@ class Search {
     double price = std::numeric_limits<double>::infinity();
     Route route = Route::kSplit;
     std::int32_t splits = 1;
+    std::int64_t num_tasks = 0;
     bool leaves_idle = false;
   };
+
+  [[nodiscard]] PlanOptions options_of(const Cut& cut) const {
+    return {.route = cut.route, .splits = cut.splits, .num_workers = machine_.num_sms, .tile_tokens = kTileTokens};
+  }
 
   const AttentionShape& shape_;
   const GpuKernelClass& kernels_;
   const GpuMachine machine_;
+  const double near_share_;
   std::vector<Row> rows_;  // that attend to anything
   std::int64_t longest_ = 0;
   std::int64_t shortest_ = std::numeric_limits<std::int64_t>::max();
   std::int64_t tokens_ = 0;  // of all (row, KV head)
   Cut best_;
   Cut many_waves_;  // the cheapest of kManyWaves and more
+  Cut chosen_;
+  std::array<Cut, kMaxCuts> cuts_;
+  std::size_t num_cuts_ = 0;
 };
 
 }  // namespace
 
 PlanOptions gpu_rule(const BatchState& batch, const GpuMachine& machine, std::optional<Route> route) {
   return Search(batch, machine).best(route);
+}
+
+GpuCuts gpu_cuts(const BatchState& batch, const GpuMachine& machine, std::optional<Route> route, double share) {
+  Search search(batch, machine, share);
+  GpuCuts cuts;
+  cuts.chosen = search.best(route);
+  search.near(cuts);
+  return cuts;
 }
 
 }  // namespace pkv

@@ -6,8 +6,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
+#include <span>
 #include <utility>
 
 #include "base/math.h"
@@ -32,6 +34,8 @@ constexpr double kWorthwhile = 0.998;
 // A search on a CPU right after a step, whose K and V have driven everything out of the L2: 8 us where it is warm, 12
 // here (2 cores, 8 rows). It must be won back within the layers of the step.
 constexpr double kSearchNs = 10000.0;
+// Plans that are dearer by at most this take part in a contest: prices of kernels are off by 0.5 to 2% of each other.
+constexpr double kNearShare = 1.03;
 // The paper's gates.
 constexpr std::int32_t kPaperGroup = 4;
 constexpr std::int32_t kPaperLongRow = 16384;
@@ -135,11 +139,14 @@ Result<Decision> Policy::decide(const BatchState& batch, Plan&& recycled) {
   }
   if (may_carry_on(batch)) {
     if (auto decision = carry_on(batch, recycled)) {
+      running_ns_ = decision->price.device_ns;
       return *std::move(decision);
     }
   }
-  return options_.kind == PolicyKind::kPaper ? decide_paper(batch, std::move(recycled))
-                                             : decide_auto(batch, std::move(recycled));
+  Result<Decision> decision = options_.kind == PolicyKind::kPaper ? decide_paper(batch, std::move(recycled))
+                                                                  : decide_auto(batch, std::move(recycled));
+  running_ns_ = decision.ok() ? decision->price.device_ns : 0.0;
+  return decision;
 }
 
 bool Policy::may_carry_on(const BatchState& batch) const {
@@ -166,7 +173,7 @@ void Policy::remember(const BatchState& batch, const PlanOptions& options, const
 }
 
 std::optional<Decision> Policy::carry_on(const BatchState& batch, Plan& recycled) {
-  auto plan = make_plan(batch, *last_, std::move(recycled));
+  auto plan = make_plan(batch, contest_.is_on() ? contest_.next(batch) : *last_, std::move(recycled));
   if (!plan.ok()) {
     recycled = {};
     return std::nullopt;
@@ -175,11 +182,26 @@ std::optional<Decision> Policy::carry_on(const BatchState& batch, Plan& recycled
   const Correction& now = model_.correction();
   const double corrected = std::max({now.memory / last_correction_.memory, now.arithmetic / last_correction_.arithmetic,
                                      now.fixed / last_correction_.fixed});
-  if (options_.kind == PolicyKind::kAuto && price.total_ns() > last_ns_ * kDearerFactor * corrected) {
+  double& before_ns = contest_.is_on() ? contest_.running_price_ns() : last_ns_;
+  if (before_ns == 0.0) {
+    before_ns = price.total_ns();
+  }
+  if (options_.kind == PolicyKind::kAuto && price.total_ns() > before_ns * kDearerFactor * corrected) {
     recycled = *std::move(plan);
     return std::nullopt;
   }
-  return finish_alone(*std::move(plan), price, DecisionBasis::kCarriedOn);
+  Decision decision = finish_alone(*std::move(plan), price, DecisionBasis::kCarriedOn);
+  set_basis(decision);
+  return decision;
+}
+
+void Policy::set_basis(Decision& decision) const {
+  if (contest_.is_on() && contest_.is_trial()) {
+    decision.basis = DecisionBasis::kTried;
+  } else if (contest_.is_on() && contest_.overrules()) {
+    decision.basis = DecisionBasis::kMeasured;
+    decision.basis_figure = contest_.lead();
+  }
 }
 
 void Policy::measure_rows(const BatchState& batch) {
@@ -282,18 +304,91 @@ Result<Decision> Policy::decide_auto(const BatchState& batch, Plan&& recycled) {
   if (auto kept = keep_rule(batch, recycled)) {
     return *std::move(kept);
   }
-  if (!model_.profile().kernels.empty() && allows(Route::kSplit)) {
-    // The rule has searched by the same prices, whole rows among them; these beside it, as a plan of so few tasks costs
-    // next to nothing.
-    choices_.clear();
-    choices_.push_back({.plan = gpu_rule(batch, gpu_machine(model_.profile())), .outline = {}});
-    if (allows(Route::kRow) && choices_.front().plan.splits != 1 && !whole_rows_leave_idle(batch)) {
-      choices_.push_back(whole_rows(batch));
-    }
-  } else {
+  if (model_.profile().kernels.empty() || !(allows(Route::kSplit) || allows(Route::kWorkqueue))) {
     outline_all();
+    return price_choices(batch, std::move(recycled));
   }
-  return price_choices(batch, std::move(recycled));
+  // The rule has searched by the same prices, whole rows among them; these beside it, as a plan of so few tasks costs
+  // next to nothing.
+  const bool wants_near = holds_contests() || options_.search == SearchMode::kAlways;
+  const GpuCuts cuts = gpu_cuts(batch, gpu_machine(model_.profile()), rule_route(), wants_near ? kNearShare : 1.0);
+  near_.assign(cuts.near.begin(), cuts.near.begin() + static_cast<std::ptrdiff_t>(cuts.num_near));
+  choices_.clear();
+  choices_.push_back({.plan = cuts.chosen, .outline = {}});
+  if (allows(Route::kRow) && cuts.chosen.splits != 1 && !whole_rows_leave_idle(batch)) {
+    choices_.push_back(whole_rows(batch));
+  }
+  Result<Decision> decision = price_choices(batch, std::move(recycled));
+  if (decision.ok() && holds_contests()) {
+    start_contest(batch, cuts.chosen, *decision);
+  }
+  return decision;
+}
+
+// Of those that gpu_rule chooses between; none: either.
+std::optional<Route> Policy::rule_route() const {
+  if (allows(Route::kSplit) && allows(Route::kWorkqueue)) {
+    return std::nullopt;
+  }
+  return allows(Route::kSplit) ? Route::kSplit : Route::kWorkqueue;
+}
+
+bool Policy::holds_contests() const { return options_.learning == Learning::kOn && !model_.profile().kernels.empty(); }
+
+void Policy::start_contest(const BatchState& batch, const PlanOptions& rule, Decision& decision) {
+  if (is_external(decision.plan.route())) {
+    contest_.stop();
+    return;
+  }
+  std::array<PlanOptions, Contest::kMaxPlans> plans = {*last_};
+  std::size_t num_plans = 1;
+  const auto enter = [&](const PlanOptions& options) {
+    const auto same = [&](const PlanOptions& it) {
+      const bool both_whole = it.splits.value_or(1) == 1 && options.splits.value_or(1) == 1;
+      return both_whole || (it.route == options.route && it.splits == options.splits);
+    };
+    const auto end = plans.begin() + static_cast<std::ptrdiff_t>(num_plans);
+    if (num_plans < plans.size() && std::none_of(plans.begin(), end, same)) {
+      plans[num_plans++] = options;
+    }
+  };
+  enter(rule);
+  std::ranges::for_each(near_, enter);
+  contest_.start(std::span(plans).first(num_plans), batch);
+  if (contest_.overrules()) {
+    auto plan = make_plan(batch, contest_.running(), std::move(scratch_));
+    if (!plan.ok()) {  // what was measured came of a smaller step
+      scratch_ = {};
+      contest_.stop();
+    } else {
+      scratch_ = std::exchange(decision.plan, *std::move(plan));
+      decision.price = model_.price(decision.plan);
+      decision.predicted_ns = decision.price.device_ns;
+      decision.candidates.insert(decision.candidates.begin(), candidate_of(decision.plan, decision.price));
+    }
+  }
+  if (contest_.is_on()) {
+    contest_.running_price_ns() = decision.price.total_ns();
+    set_basis(decision);
+  }
+}
+
+void Policy::show_near(const BatchState& batch, std::vector<Candidate>& candidates) {
+  const auto show = [&](const PlanOptions& options) {
+    auto plan = make_plan(batch, options, std::move(scratch_));
+    if (!plan.ok()) {
+      scratch_ = {};
+      return;
+    }
+    scratch_ = *std::move(plan);
+    Candidate candidate = candidate_of(scratch_, model_.price(scratch_));
+    candidate.priced = false;
+    candidates.push_back(candidate);
+  };
+  std::ranges::for_each(near_, show);
+  if (allows(Route::kRow) && std::ranges::find(candidates, Route::kRow, &Candidate::route) == candidates.end()) {
+    show({.route = Route::kRow, .num_workers = model_.profile().num_workers});
+  }
 }
 
 bool Policy::whole_rows_leave_idle(const BatchState& batch) const {
@@ -441,6 +536,9 @@ Result<Decision> Policy::price_choices(const BatchState& batch, Plan&& recycled)
   }
   if (!best_options) {
     return last_error;
+  }
+  if (options_.search == SearchMode::kAlways && !model_.profile().kernels.empty()) {
+    show_near(batch, candidates);
   }
   remember(batch, *best_options, best_price);
   const bool kept_rule = rule_layout_ && beat_ns < best_price.total_ns();

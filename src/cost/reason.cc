@@ -41,6 +41,14 @@ std::string Decision::reason() const {
     case DecisionBasis::kRuleNotSearched:
       return "the rule's plan: no other can be cheaper by more than the prices' error and a search";
     case DecisionBasis::kCarriedOn: return "the last step's choice, its rows a little longer";
+    case DecisionBasis::kTried:
+      return fmt::format("{} with {} splits, tried for a step: its price of {:.1f} us is near the cheapest", route,
+                         plan.max_splits(), us);
+    case DecisionBasis::kMeasured:
+      return fmt::format(
+          "{} with {} splits is the fastest measured of those near the cheapest by price, which took "
+          "{:.1f}% longer",
+          route, plan.max_splits(), basis_figure * 100.0);
     case DecisionBasis::kPaperGates: return paper_gates(plan);
     case DecisionBasis::kPaperFormula:
       return fmt::format("the paper's formula: {} splits, {:.1f} us", plan.max_splits(), basis_figure * 1e-3);

@@ -387,6 +387,7 @@ Walk walk_trace(const RunOptions& options, const Trace& trace, const ReplayOptio
     for (const std::int32_t len : rows.seq_lens) line.tokens += len;
     line.chosen = chosen_of(decision);
     line.kept = decision.candidates.size() == 1 && idx > 0;
+    line.basis = decision.basis;
     line.price = decision.price;
     line.occupancy = occupancy(decision.plan, walk.policy.model());
     if (idx < measured) {

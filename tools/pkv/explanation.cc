@@ -78,6 +78,11 @@ std::string why_lost(const Difference& d) {
   return text;
 }
 
+// Of a GPU: the rule has looked at it by the same prices, and the policy did not look again.
+bool beside_the_rule(const Candidate& candidate, const PriceModel& model) {
+  return !candidate.priced && !model.profile().kernels.empty();
+}
+
 // "chosen", or why not.
 std::string verdict(const ExplainedCandidate& it, const Price& winner, const PriceModel& model, bool is_chosen) {
   if (is_chosen) return "chosen";
@@ -85,6 +90,11 @@ std::string verdict(const ExplainedCandidate& it, const Price& winner, const Pri
   constexpr double kWorthwhile = 0.998;  // of the search (persistentkv/decision.h)
   const double dearer_ns = it.price.total_ns() - winner.total_ns();
   if (std::abs(dearer_ns) < kSameNs) return "the same price";
+  if (dearer_ns < 0.0 && beside_the_rule(it.candidate, model)) {
+    return fmt::format("cheaper by {} us; {}", us(-dearer_ns),
+                       it.candidate.max_splits == 1 ? "leaves SMs idle, which costs more than prices know"
+                                                    : "not chosen for so little");
+  }
   if (dearer_ns < 0.0) {
     const bool promised = it.candidate.predicted_ns < winner.total_ns() * kWorthwhile;
     return fmt::format("cheaper by {} us; not searched, {}", us(-dearer_ns),
@@ -167,8 +177,12 @@ std::size_t count_left_out(const Decision& decision) {
       std::ranges::count_if(decision.candidates, [](const Candidate& candidate) { return !candidate.priced; }));
 }
 
-std::string bound_line(const StepExplanation& step) {
+std::string bound_line(const StepExplanation& step, const PriceModel& model) {
   const std::size_t left_out = count_left_out(step.decision);
+  if (left_out > 0 && !model.profile().kernels.empty()) {
+    return "marked with '-': what the rule for GPUs passed over, cuts at most 3% dearer and whole rows; with learning "
+           "on the near ones run a step each, and the fastest goes on\n";
+  }
   if (left_out == 0) return "no candidate was left out by its bound\n";
   const auto shown = std::ranges::count_if(step.candidates, [](const auto& it) { return !it.candidate.priced; });
   return fmt::format(
@@ -306,6 +320,12 @@ std::optional<double> error_of(const StepLine& line) {
   return line.price.device_ns / *line.measured_ns - 1.0;
 }
 
+const char* decided_text(const StepLine& line) {
+  if (line.basis == DecisionBasis::kTried) return "tried";
+  if (line.basis == DecisionBasis::kMeasured) return "measured";
+  return line.kept ? "kept" : "anew";
+}
+
 std::string steps_table(const TraceExplanation& trace, TextStyle style) {
   TextTable table({{"step"},
                    {"rows"},
@@ -326,7 +346,7 @@ std::string steps_table(const TraceExplanation& trace, TextStyle style) {
     const auto scale = [&](double factor) { return trace.learnt ? fmt::format("{:.3f}", factor) : std::string("-"); };
     table.add_row(
         {fmt::format("{}", line.step_idx), fmt::format("{}", line.num_rows), fmt::format("{}", line.tokens),
-         choice_text(line.chosen), line.kept ? "kept" : "anew", us(line.price.device_ns),
+         choice_text(line.chosen), decided_text(line), us(line.price.device_ns),
          fmt::format("{:.1f}%", line.price.device_ns > 0.0 ? line.price.tail_ns / line.price.device_ns * 100.0 : 0.0),
          fmt::format("{:.0f}%", line.occupancy * 100.0), line.measured_ns ? us(*line.measured_ns) : "-",
          error ? fmt::format("{:+.0f}%", *error * 100.0) : "-", scale(line.correction.memory),
@@ -378,7 +398,7 @@ std::string step_text(const StepExplanation& step, const PriceModel& model, Text
   if (!step.reason_in_trace.empty()) text += "in the trace: " + step.reason_in_trace + "\n";
   if (step.learnt) text += learnt_line(*step.learnt);
   text += "\n" + candidate_table(step, model, style) + "\n" + terms_table(step, style) + "\n";
-  text += bound_line(step) + occupancy_line(step, model) + measured_lines(step, model);
+  text += bound_line(step, model) + occupancy_line(step, model) + measured_lines(step, model);
   return text + timeline(step.decision.plan, model, step.decision.price);
 }
 
@@ -433,6 +453,7 @@ std::string trace_json(const TraceExplanation& trace, const PriceModel& model) {
                      {"splits", line.chosen.max_splits},
                      {"kv_heads_per_task", line.chosen.kv_heads_per_task},
                      {"kept", line.kept},
+                     {"decided", decided_text(line)},
                      {"device_ns", line.price.device_ns},
                      {"plan_ns", line.price.plan_ns},
                      {"tail_ns", line.price.tail_ns},

@@ -59,6 +59,7 @@ struct StepLine {
   Candidate chosen;
   /// True: the last step's choice was kept, nothing was searched.
   bool kept = false;
+  DecisionBasis basis = DecisionBasis::kCheapest;
   Price price;
   /// Of the workers' time from the first task to the last end.
   double occupancy = 1.0;
