@@ -13,21 +13,29 @@ namespace pkv {
 
 /// Prices are surer of a plan's size than of the order of plans that are nearly equal, and that order differs from one
 /// device to the next of its kind (docs/decisions/0007). So while a batch lasts, each plan that is priced nearly as low
-/// as the chosen one runs one step in its place, and what was fastest runs on. A batch that lasts 3 steps or less
-/// always runs the cheapest by price, no two trials are in 3 steps that follow each other, and without measurements
-/// there is none. Deterministic for the same measurements.
+/// as the chosen one runs one step in its place, and what was fastest runs on. A batch that lasts 2 steps or less runs
+/// no trial, at most one step in 3 is one, and without measurements there is none. Deterministic for the same
+/// measurements.
 ///
-/// A plan is judged by the better of its last two steps, in ns a token: a step is disturbed at times, never hastened.
+/// A plan is judged by the better of its last two steps, as a multiple of its price: a step is disturbed at times,
+/// never hastened. A trial that takes a tenth longer than it should was disturbed (a kernel's first launch loads it)
+/// and is repeated, twice at most.
 class Contest {
  public:
   static constexpr std::size_t kMaxPlans = 4;
 
-  /// `plans`: the chosen one first, then others by price; at most kMaxPlans. For a batch like the last (as many rows,
-  /// and 1/kOtherPart of its tokens more or less) what is known of plans cut alike (route, KV heads, splits within a
-  /// tenth) stays known, and the fastest of them is the leader; else the chosen one is.
-  void start(std::span<const PlanOptions> plans, const BatchState& batch);
-  /// No plans.
-  void stop() { num_plans_ = 0; }
+  struct Contender {
+    PlanOptions options;
+    /// In any unit, the same for all of them and from one start() to the next.
+    double price = 0.0;
+  };
+
+  /// The chosen one first, then others by price; at least one, at most kMaxPlans. For a batch like the last (an eighth
+  /// of its rows and tokens more or less) what is known of plans cut alike (route, KV heads, splits within a tenth)
+  /// stays known, and the plan that should be fastest by it leads; else the chosen one does.
+  void start(std::span<const Contender> contenders, const BatchState& batch);
+  /// No contenders.
+  void stop();
   [[nodiscard]] bool is_on() const { return num_plans_ > 0; }
 
   /// The plan of the next step: the leader, or one that has not run yet in its place. Requires is_on().
@@ -41,33 +49,44 @@ class Contest {
   [[nodiscard]] bool is_trial() const { return running_ != leader_; }
   /// Whether another than the cheapest by price leads.
   [[nodiscard]] bool overrules() const { return leader_ != 0; }
-  /// How much longer the chosen one took than the leader, a fraction; 0 where one of them was not measured.
+  /// How much longer the chosen one should take than the leader, a fraction.
   [[nodiscard]] double lead() const;
   /// Its price when it was first planned since start(), for whoever plans it; 0 before.
-  double& running_price_ns() { return plans_[running_].price_ns; }
+  double& running_price_ns() { return plans_[running_].planned_ns; }
 
  private:
-  static constexpr std::int64_t kOtherPart = 64;
+  static constexpr std::size_t kMaxKnown = 8;
   struct Entry {
     PlanOptions options;
-    double price_ns = 0.0;
-    std::array<double, 2> ns_per_token{};  // the last first
+    double price_per_token = 0.0;
+    double planned_ns = 0.0;
+    std::array<double, 2> ratios{};  // of its steps to its price, the last one first
     std::int32_t num_steps = 0;
+    std::int32_t num_odd = 0;
 
-    [[nodiscard]] double best() const;
+    /// The better of the last two; requires a step.
+    [[nodiscard]] double ratio() const;
   };
   void keep_sample();
-  [[nodiscard]] std::size_t fastest() const;
+  void keep_known(std::span<const Contender> contenders);
+  /// What a token should take; of plans that have not run by the mean ratio of those that have.
+  [[nodiscard]] double expected(const Entry& entry) const;
+  [[nodiscard]] double mean_ratio() const;
+  [[nodiscard]] std::size_t fastest(bool measured_only) const;
 
   std::array<Entry, kMaxPlans> plans_;
+  std::array<Entry, kMaxKnown> known_;  // of plans that do not take part, the last ones first
   std::size_t num_plans_ = 0;
+  std::size_t num_known_ = 0;
   std::size_t leader_ = 0;
   std::size_t running_ = 0;
-  std::int32_t num_rows_ = 0;
-  std::int64_t tokens_ = 0;     // of the step in progress
-  double sample_ = 0.0;         // of the step in progress, ns a token; 0: not measured
-  std::int64_t num_steps_ = 0;  // measured ones
-  std::int64_t num_trials_ = 0;
+  // Of the batch at start().
+  std::int64_t num_rows_ = 0;
+  std::int64_t num_tokens_ = 0;
+  // Of the step in progress.
+  std::int64_t step_tokens_ = 0;
+  double sample_ = 0.0;  // ns a token; 0: not measured
+  std::int32_t steps_since_trial_ = 0;
 };
 
 }  // namespace pkv

@@ -131,7 +131,7 @@ struct Decision {
 /// Chooses the plan of each step of one shape, type and layout. Keeps its last choice while rows grow a little
 /// (each row by 16 tokens and 1/64 of its length, all together by 1/128), their price grows by at most 0.7% and no
 /// factor of the correction moves by 5%; that costs at most 2%, beside price_error, against deciding anew. Where
-/// prices are those of kernels (DeviceProfile::kernels) and learning is on, the plans that are priced at most 3% above
+/// prices are those of kernels (DeviceProfile::kernels) and learning is on, the plans that are priced at most 1% above
 /// the chosen one run a step each meanwhile, and the fastest goes on (Contest). Not thread-safe; the same steps in the
 /// same order always give the same plans unless learning is on.
 class Policy {
@@ -193,8 +193,8 @@ class Policy {
   [[nodiscard]] std::optional<Route> rule_route() const;
   /// Whether plans near the chosen one may run in its place.
   [[nodiscard]] bool holds_contests() const;
-  /// Between the chosen plan, `rule` and near_; what steps have shown before to be faster takes the chosen one's place.
-  void start_contest(const BatchState& batch, const PlanOptions& rule, Decision& decision);
+  /// Between the chosen plan and near_; what steps have shown before to be faster takes the chosen one's place.
+  void start_contest(const BatchState& batch, Decision& decision);
   void set_basis(Decision& decision) const;
   /// The near plans and whole rows, for whoever wants to see what they would cost.
   void show_near(const BatchState& batch, std::vector<Candidate>& candidates);
@@ -237,7 +237,7 @@ class Policy {
   std::int64_t last_tokens_ = 0;
   Correction last_correction_;
   double last_ns_ = 0.0;
-  std::vector<PlanOptions> near_;  // of the last search
+  std::vector<Contest::Contender> near_;  // of the last search by gpu_rule, its choice first
   Contest contest_;
   double running_ns_ = 0.0;  // device_ns of the running plan, by which a measurement of it is known
 };

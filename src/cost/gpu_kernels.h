@@ -125,10 +125,14 @@ GpuMachine gpu_machine(const DeviceProfile& profile);
 /// A step's division by gpu_rule, and those beside it that are priced nearly as low.
 struct GpuCuts {
   static constexpr std::size_t kMaxNear = 3;
+  struct Cut {
+    PlanOptions options;
+    double us = 0.0;  // its price
+  };
 
-  PlanOptions chosen;
+  Cut chosen;
   /// By price; each of a tenth more or fewer tasks than any other and than the chosen one, none that leaves SMs idle.
-  std::array<PlanOptions, kMaxNear> near;
+  std::array<Cut, kMaxNear> near;
   std::size_t num_near = 0;
 };
 /// Near are those whose price is at most `share` (1 or more) of the chosen one's.

@@ -73,6 +73,9 @@ class Search {
     return options_of(chosen_);
   }
 
+  /// Of best(), which is called first; 0 if there is nothing to attend to.
+  [[nodiscard]] double price_us() const { return rows_.empty() ? 0.0 : chosen_.price; }
+
   /// Of best(), which is called first.
   void near(GpuCuts& into) {
     const auto end = cuts_.begin() + static_cast<std::ptrdiff_t>(num_cuts_);
@@ -84,7 +87,7 @@ class Search {
       };
       if (cut->price <= near_share_ * chosen_.price && !cut->leaves_idle &&
           std::none_of(tasks.begin(), tasks.begin() + static_cast<std::ptrdiff_t>(into.num_near) + 1, alike)) {
-        into.near[into.num_near++] = options_of(*cut);
+        into.near[into.num_near++] = {.options = options_of(*cut), .us = cut->price};
         tasks[into.num_near] = cut->num_tasks;
       }
     }
@@ -227,7 +230,8 @@ PlanOptions gpu_rule(const BatchState& batch, const GpuMachine& machine, std::op
 GpuCuts gpu_cuts(const BatchState& batch, const GpuMachine& machine, std::optional<Route> route, double share) {
   Search search(batch, machine, share);
   GpuCuts cuts;
-  cuts.chosen = search.best(route);
+  cuts.chosen.options = search.best(route);
+  cuts.chosen.us = search.price_us();
   search.near(cuts);
   return cuts;
 }

@@ -34,8 +34,9 @@ constexpr double kWorthwhile = 0.998;
 // A search on a CPU right after a step, whose K and V have driven everything out of the L2: 8 us where it is warm, 12
 // here (2 cores, 8 rows). It must be won back within the layers of the step.
 constexpr double kSearchNs = 10000.0;
-// Plans that are dearer by at most this take part in a contest: prices of kernels are off by 0.5 to 2% of each other.
-constexpr double kNearShare = 1.03;
+// Plans that are dearer by at most this take part in a contest: the order of prices of kernels is off by 1 to 2%, and a
+// trial of what is dearer by more costs more than a dozen steps win by it.
+constexpr double kNearShare = 1.01;
 // The paper's gates.
 constexpr std::int32_t kPaperGroup = 4;
 constexpr std::int32_t kPaperLongRow = 16384;
@@ -312,15 +313,19 @@ Result<Decision> Policy::decide_auto(const BatchState& batch, Plan&& recycled) {
   // next to nothing.
   const bool wants_near = holds_contests() || options_.search == SearchMode::kAlways;
   const GpuCuts cuts = gpu_cuts(batch, gpu_machine(model_.profile()), rule_route(), wants_near ? kNearShare : 1.0);
-  near_.assign(cuts.near.begin(), cuts.near.begin() + static_cast<std::ptrdiff_t>(cuts.num_near));
+  near_.clear();
+  near_.push_back({.options = cuts.chosen.options, .price = cuts.chosen.us});
+  for (std::size_t i = 0; i < cuts.num_near; ++i) {
+    near_.push_back({.options = cuts.near[i].options, .price = cuts.near[i].us});
+  }
   choices_.clear();
-  choices_.push_back({.plan = cuts.chosen, .outline = {}});
-  if (allows(Route::kRow) && cuts.chosen.splits != 1 && !whole_rows_leave_idle(batch)) {
+  choices_.push_back({.plan = cuts.chosen.options, .outline = {}});
+  if (allows(Route::kRow) && cuts.chosen.options.splits != 1 && !whole_rows_leave_idle(batch)) {
     choices_.push_back(whole_rows(batch));
   }
   Result<Decision> decision = price_choices(batch, std::move(recycled));
   if (decision.ok() && holds_contests()) {
-    start_contest(batch, cuts.chosen, *decision);
+    start_contest(batch, *decision);
   }
   return decision;
 }
@@ -335,26 +340,22 @@ std::optional<Route> Policy::rule_route() const {
 
 bool Policy::holds_contests() const { return options_.learning == Learning::kOn && !model_.profile().kernels.empty(); }
 
-void Policy::start_contest(const BatchState& batch, const PlanOptions& rule, Decision& decision) {
-  if (is_external(decision.plan.route())) {
+void Policy::start_contest(const BatchState& batch, Decision& decision) {
+  if (is_external(decision.plan.route()) || near_.front().price <= 0.0) {
     contest_.stop();
     return;
   }
-  std::array<PlanOptions, Contest::kMaxPlans> plans = {*last_};
-  std::size_t num_plans = 1;
-  const auto enter = [&](const PlanOptions& options) {
-    const auto same = [&](const PlanOptions& it) {
-      const bool both_whole = it.splits.value_or(1) == 1 && options.splits.value_or(1) == 1;
-      return both_whole || (it.route == options.route && it.splits == options.splits);
-    };
-    const auto end = plans.begin() + static_cast<std::ptrdiff_t>(num_plans);
-    if (num_plans < plans.size() && std::none_of(plans.begin(), end, same)) {
-      plans[num_plans++] = options;
+  // Whole rows may have been chosen beside the rule's cuts; their price is not of the search, but nearly that.
+  std::array<Contest::Contender, Contest::kMaxPlans> contenders = {{{.options = *last_, .price = near_.front().price}}};
+  std::size_t num = 1;
+  for (const Contest::Contender& it : near_) {
+    const bool both_whole = last_->splits.value_or(1) == 1 && it.options.splits.value_or(1) == 1;
+    const bool is_last = it.options.route == last_->route && it.options.splits == last_->splits;
+    if (num < contenders.size() && !both_whole && !is_last) {
+      contenders[num++] = it;
     }
-  };
-  enter(rule);
-  std::ranges::for_each(near_, enter);
-  contest_.start(std::span(plans).first(num_plans), batch);
+  }
+  contest_.start(std::span(contenders).first(num), batch);
   if (contest_.overrules()) {
     auto plan = make_plan(batch, contest_.running(), std::move(scratch_));
     if (!plan.ok()) {  // what was measured came of a smaller step
@@ -385,7 +386,9 @@ void Policy::show_near(const BatchState& batch, std::vector<Candidate>& candidat
     candidate.priced = false;
     candidates.push_back(candidate);
   };
-  std::ranges::for_each(near_, show);
+  for (std::size_t i = 1; i < near_.size(); ++i) {
+    show(near_[i].options);
+  }
   if (allows(Route::kRow) && std::ranges::find(candidates, Route::kRow, &Candidate::route) == candidates.end()) {
     show({.route = Route::kRow, .num_workers = model_.profile().num_workers});
   }

@@ -180,7 +180,7 @@ std::size_t count_left_out(const Decision& decision) {
 std::string bound_line(const StepExplanation& step, const PriceModel& model) {
   const std::size_t left_out = count_left_out(step.decision);
   if (left_out > 0 && !model.profile().kernels.empty()) {
-    return "marked with '-': what the rule for GPUs passed over, cuts at most 3% dearer and whole rows; with learning "
+    return "marked with '-': what the rule for GPUs passed over, cuts at most 1% dearer and whole rows; with learning "
            "on the near ones run a step each, and the fastest goes on\n";
   }
   if (left_out == 0) return "no candidate was left out by its bound\n";

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <functional>
 #include <set>
+#include <utility>
 #include <vector>
 
 #include "cost/gpu_kernels.h"
@@ -16,10 +17,11 @@
 namespace pkv {
 namespace {
 
-std::vector<PlanOptions> counts(std::initializer_list<std::int32_t> splits) {
-  std::vector<PlanOptions> plans;
+/// All of one price.
+std::vector<Contest::Contender> counts(std::initializer_list<std::int32_t> splits, double price = 100.0) {
+  std::vector<Contest::Contender> plans;
   for (const std::int32_t it : splits) {
-    plans.push_back({.route = Route::kWorkqueue, .splits = it});
+    plans.push_back({.options = {.route = Route::kWorkqueue, .splits = it}, .price = price});
   }
   return plans;
 }
@@ -62,7 +64,7 @@ TEST(Contest, TrialsAreApart) {
   const testing::Step step = step_of({50000, 4000});
   Contest contest;
   contest.start(counts({16, 22, 31, 47}), step.batch());
-  const auto ran = run(contest, step.batch(), 14, [](std::int32_t splits, int) { return splits == 16 ? 1e5 : 1.1e5; });
+  const auto ran = run(contest, step.batch(), 14, [](std::int32_t splits, int) { return splits == 16 ? 1e5 : 1.05e5; });
   EXPECT_EQ(ran, (std::vector<std::int32_t>{16, 16, 22, 16, 16, 31, 16, 16, 47, 16, 16, 16, 16, 16}));
   EXPECT_FALSE(contest.overrules());
 }
@@ -102,20 +104,55 @@ TEST(Contest, LayersOfOneStep_AreOneStep) {
   EXPECT_TRUE(contest.is_trial());
 }
 
-TEST(Contest, ALikeBatch_KeepsWhatIsKnown_AnotherForgets) {
-  const testing::Step step = step_of({50000, 4000});
+// Of a batch with a row less and other lengths, plans cut nearly alike: the one that was faster still is.
+TEST(Contest, ALikeBatch_KeepsWhatIsKnown) {
+  const testing::Step step = step_of(std::vector<std::int32_t>(16, 4000));
   const auto faster_with_many = [](std::int32_t splits, int) { return splits > 20 ? 98e3 : 100e3; };
   Contest contest;
   contest.start(counts({16, 22}), step.batch());
   run(contest, step.batch(), 6, faster_with_many);
-  contest.start(counts({16, 23}), step_of({50030, 4030}).batch());
+  const testing::Step less = step_of(std::vector<std::int32_t>(15, 4100));
+  contest.start(counts({17, 23}), less.batch());
   EXPECT_TRUE(contest.overrules());
-  EXPECT_EQ(contest.running().splits, 23);
-  EXPECT_EQ(run(contest, step.batch(), 6, faster_with_many), std::vector<std::int32_t>(6, 23));
-  contest.start(counts({16, 23}), step_of({50030, 8000}).batch());
-  EXPECT_FALSE(contest.overrules());
-  contest.start(counts({16, 23}), step_of({50030, 4000, 4000}).batch());
-  EXPECT_EQ(contest.running().splits, 16);
+  EXPECT_EQ(run(contest, less.batch(), 6, faster_with_many), std::vector<std::int32_t>(6, 23));
+}
+
+TEST(Contest, AnotherBatch_Forgets) {
+  const testing::Step step = step_of(std::vector<std::int32_t>(16, 4000));
+  for (const auto& [rows, len] : {std::pair{16, 5000}, std::pair{13, 4800}}) {
+    Contest contest;
+    contest.start(counts({16, 22}), step.batch());
+    run(contest, step.batch(), 6, [](std::int32_t splits, int) { return splits > 20 ? 98e3 : 100e3; });
+    contest.start(counts({16, 22}), step_of(std::vector<std::int32_t>(static_cast<std::size_t>(rows), len)).batch());
+    EXPECT_FALSE(contest.overrules()) << rows;
+    EXPECT_EQ(contest.running().splits, 16);
+  }
+}
+
+// 3% below its price in one batch, 2% above the cheapest by price in the next: it should still be the faster.
+TEST(Contest, WhatIsKnownIsWeighedAgainstThePrice) {
+  const testing::Step step = step_of({50000, 4000});
+  for (const double dearer : {1.02, 1.05}) {
+    Contest contest;
+    contest.start(counts({16, 22}), step.batch());
+    run(contest, step.batch(), 6, [](std::int32_t splits, int) { return splits == 22 ? 97e3 : 100e3; });
+    auto plans = counts({16, 22});
+    plans[1].price *= dearer;
+    contest.start(plans, step.batch());
+    EXPECT_EQ(contest.overrules(), dearer == 1.02);
+  }
+}
+
+TEST(Contest, APlanThatWasNotNearForAWhile_IsNotTriedAgain) {
+  const testing::Step step = step_of({50000, 4000});
+  const auto alike = [](std::int32_t, int) { return 100e3; };
+  Contest contest;
+  contest.start(counts({16, 22}), step.batch());
+  run(contest, step.batch(), 6, alike);
+  contest.start(counts({16, 31}), step.batch());
+  run(contest, step.batch(), 6, alike);
+  contest.start(counts({16, 22}), step.batch());
+  EXPECT_EQ(run(contest, step.batch(), 9, alike), std::vector<std::int32_t>(9, 16));
 }
 
 TEST(Contest, LeaderThatIsNoLongerNear_LeavesTheChosenOne) {
@@ -126,6 +163,23 @@ TEST(Contest, LeaderThatIsNoLongerNear_LeavesTheChosenOne) {
   contest.start(counts({16, 40}), step.batch());
   EXPECT_EQ(contest.running().splits, 16);
   EXPECT_EQ(contest.lead(), 0.0);
+}
+
+// Its kernel's first launch takes three times as long; the second trial counts.
+TEST(Contest, ATrialThatIsFarOff_IsRepeated) {
+  const testing::Step step = step_of({50000, 4000});
+  Contest contest;
+  contest.start(counts({16, 22}), step.batch());
+  bool loaded = false;
+  const auto ran = run(contest, step.batch(), 8, [&](std::int32_t splits, int) {
+    if (splits == 16) return 100e3;
+    return std::exchange(loaded, true) ? 98e3 : 300e3;
+  });
+  EXPECT_EQ(ran, (std::vector<std::int32_t>{16, 16, 22, 16, 16, 22, 22, 22}));
+  Contest slow;
+  slow.start(counts({16, 22}), step.batch());
+  const auto again = run(slow, step.batch(), 40, [](std::int32_t splits, int) { return splits == 16 ? 1e5 : 3e5; });
+  EXPECT_EQ(std::ranges::count(again, 22), 3);
 }
 
 /// A GPU whose plans take `factor` of what the policy's profile says.
@@ -208,11 +262,11 @@ TEST(GpuCuts, AreTheRulesAndThoseNearIt) {
     const GpuMachine machine(132);
     const GpuCuts cuts = gpu_cuts(step.batch(), machine, std::nullopt, 1.03);
     const PlanOptions rule = gpu_rule(step.batch(), machine);
-    EXPECT_EQ(cuts.chosen.route, rule.route) << seed;
-    EXPECT_EQ(cuts.chosen.splits, rule.splits) << seed;
+    EXPECT_EQ(cuts.chosen.options.route, rule.route) << seed;
+    EXPECT_EQ(cuts.chosen.options.splits, rule.splits) << seed;
     std::set<std::int64_t> tasks = {make_plan(step.batch(), rule)->counters().num_tasks};
     for (std::size_t i = 0; i < cuts.num_near; ++i) {
-      const auto num_tasks = make_plan(step.batch(), cuts.near[i])->counters().num_tasks;
+      const auto num_tasks = make_plan(step.batch(), cuts.near[i].options)->counters().num_tasks;
       // A window begins within a tile, of which the search does not know.
       EXPECT_TRUE(tasks.insert(num_tasks).second || step.shape.sliding_window_tokens) << seed;
     }
