@@ -1,4 +1,4 @@
-// Contest: plans of nearly one price, and which of them steps show to be the fastest on this device.
+// Contest: plans of nearly one price, and which of them layers show to be the fastest on this device.
 // Not here: prices, and which plans are near enough to take part (decision.h).
 #pragma once
 
@@ -12,17 +12,18 @@
 namespace pkv {
 
 /// Prices are surer of a plan's size than of the order of plans that are nearly equal, and that order differs from one
-/// device to the next of its kind (docs/decisions/0007). So while a batch lasts, each plan that is priced nearly as low
-/// as the chosen one runs one step in its place, and what was fastest runs on. A batch that lasts 2 steps or less runs
-/// no trial, at most one step in 3 is one, and without measurements there is none. Deterministic for the same
-/// measurements.
+/// device to the next of its kind (docs/decisions/0007). So one layer of a step runs another plan that is priced nearly
+/// as low as the one that leads, each of them twice, the worst ones once, and what was fastest leads on. All plans are
+/// exact, so a trial costs no more than the part of a layer by which it is slower: one layer in kLayersATrial at most,
+/// no two in one step. Without measurements there is none. Deterministic for the same measurements.
 ///
-/// A plan is judged by the better of its last two steps, as a multiple of its price: a step is disturbed at times,
+/// A plan is judged by the better of its last two samples, as a multiple of its price: a layer is disturbed at times,
 /// never hastened. A trial that takes a tenth longer than it should was disturbed (a kernel's first launch loads it)
 /// and is repeated, twice at most.
 class Contest {
  public:
-  static constexpr std::size_t kMaxPlans = 4;
+  static constexpr std::size_t kMaxPlans = 6;
+  static constexpr std::int32_t kLayersATrial = 12;
 
   struct Contender {
     PlanOptions options;
@@ -38,21 +39,26 @@ class Contest {
   void stop();
   [[nodiscard]] bool is_on() const { return num_plans_ > 0; }
 
-  /// The plan of the next step: the leader, or one that has not run yet in its place. Requires is_on().
-  const PlanOptions& next(const BatchState& batch);
-  /// What a layer of the step of next(), or of start(), took, with its part of planning; of several layers the fastest
-  /// counts. Requires ns > 0.
-  void observe(double ns);
+  /// Of the next step, whose plan is run by so many layers: the leader's plan, and the trial where it is time for one.
+  /// Requires is_on().
+  const PlanOptions& next(const BatchState& batch, std::int32_t num_layers);
+  [[nodiscard]] const PlanOptions& leader() const { return plans_[leader_].options; }
+  /// Null: no trial in this step.
+  [[nodiscard]] const PlanOptions* trial() const { return has_trial_ ? &plans_[trial_].options : nullptr; }
+  /// The trial of next() is not run.
+  void drop_trial() { has_trial_ = false; }
 
-  /// Of the plan that runs; requires is_on().
-  [[nodiscard]] const PlanOptions& running() const { return plans_[running_].options; }
-  [[nodiscard]] bool is_trial() const { return running_ != leader_; }
+  /// What a layer of the step of next(), or of start(), took with the leader's plan and with the trial's. Of the former
+  /// the last of the first three counts, as the first one may wait for the host. Requires ns > 0.
+  void observe(double ns);
+  void observe_trial(double ns);
+
   /// Whether another than the cheapest by price leads.
   [[nodiscard]] bool overrules() const { return leader_ != 0; }
   /// How much longer the chosen one should take than the leader, a fraction.
   [[nodiscard]] double lead() const;
-  /// Its price when it was first planned since start(), for whoever plans it; 0 before.
-  double& running_price_ns() { return plans_[running_].planned_ns; }
+  /// The leader's price when it was first planned since start(), for whoever plans it; 0 before.
+  double& leader_price_ns() { return plans_[leader_].planned_ns; }
 
  private:
   static constexpr std::size_t kMaxKnown = 8;
@@ -60,15 +66,21 @@ class Contest {
     PlanOptions options;
     double price_per_token = 0.0;
     double planned_ns = 0.0;
-    std::array<double, 2> ratios{};  // of its steps to its price, the last one first
-    std::int32_t num_steps = 0;
+    std::array<double, 2> ratios{};  // of its samples to its price, the last one first
+    std::int32_t num_samples = 0;
     std::int32_t num_odd = 0;
 
-    /// The better of the last two; requires a step.
+    /// The better of the last two; requires a sample.
     [[nodiscard]] double ratio() const;
+    void add(double ns_per_token);
   };
-  void keep_sample();
+  struct Sample {
+    double ns_per_token = 0.0;
+    std::int32_t num_layers = 0;
+  };
+  void keep_samples();
   void keep_known(std::span<const Contender> contenders);
+  void choose_trial(std::int32_t num_layers);
   /// What a token should take; of plans that have not run by the mean ratio of those that have.
   [[nodiscard]] double expected(const Entry& entry) const;
   [[nodiscard]] double mean_ratio() const;
@@ -79,14 +91,16 @@ class Contest {
   std::size_t num_plans_ = 0;
   std::size_t num_known_ = 0;
   std::size_t leader_ = 0;
-  std::size_t running_ = 0;
+  std::size_t trial_ = 0;
+  bool has_trial_ = false;
   // Of the batch at start().
   std::int64_t num_rows_ = 0;
   std::int64_t num_tokens_ = 0;
   // Of the step in progress.
   std::int64_t step_tokens_ = 0;
-  double sample_ = 0.0;  // ns a token; 0: not measured
-  std::int32_t steps_since_trial_ = 0;
+  Sample sample_;
+  Sample trial_sample_;
+  std::int32_t steps_since_trial_ = 0;  // measured ones
 };
 
 }  // namespace pkv

@@ -103,7 +103,6 @@ enum class DecisionBasis : std::uint8_t {
   kRuleKept,         // cpu_rule's plan: no candidate was cheaper by more than the prices' error
   kRuleNotSearched,  // cpu_rule's plan: by a bound no candidate can be cheaper by that and a search
   kCarriedOn,        // the last step's choice
-  kTried,            // in place of the last step's choice for a step, as its price is near
   kMeasured,         // not the cheapest by price, but the fastest of those near it, as steps have shown
   kPaperGates,
   kPaperFormula,
@@ -121,19 +120,29 @@ struct Decision {
   /// Of the basis: the prices' error, a fraction (kRuleKept), the formula's ns (kPaperFormula), workers or SMs (rules),
   /// how much longer the cheapest by price took, a fraction (kMeasured).
   double basis_figure = 0.0;
+  /// A plan that is priced nearly as low: one layer of the step, best its second, should run it in place of `plan` and
+  /// tell Policy::observe. It is as exact; whoever does not run it loses nothing but its planning.
+  struct Trial {
+    Plan plan;
+    Price price;
+  };
+  std::optional<Trial> trial = std::nullopt;
   /// Time that deciding and planning took; 0 when nobody measured it.
   std::int64_t plan_ns = 0;
 
   /// Why, in a sentence. Made when asked for: formatting it costs a step that nobody asks 13 us with cold caches.
   [[nodiscard]] std::string reason() const;
+
+ private:
+  [[nodiscard]] std::string reason_of_plan() const;
 };
 
 /// Chooses the plan of each step of one shape, type and layout. Keeps its last choice while rows grow a little
 /// (each row by 16 tokens and 1/64 of its length, all together by 1/128), their price grows by at most 0.7% and no
 /// factor of the correction moves by 5%; that costs at most 2%, beside price_error, against deciding anew. Where
-/// prices are those of kernels (DeviceProfile::kernels) and learning is on, the plans that are priced at most 1% above
-/// the chosen one run a step each meanwhile, and the fastest goes on (Contest). Not thread-safe; the same steps in the
-/// same order always give the same plans unless learning is on.
+/// prices are those of kernels (DeviceProfile::kernels), learning is on and a step has several layers, plans that are
+/// priced at most 3% above the chosen one run in one layer of a step (Decision::trial), and the fastest goes on
+/// (Contest). Not thread-safe; the same steps in the same order always give the same plans unless learning is on.
 class Policy {
  public:
   /// Errors: those of PriceModel::make; kInvalidArgument (no routes); kUnsupported (an external route without a
@@ -158,8 +167,9 @@ class Policy {
   /// Errors: kInvalidArgument (a batch of another shape or page size), those of make_plan.
   Result<Decision> decide(const BatchState& batch, Plan&& recycled = {});
 
-  /// Tells what a decided step took, or each of its layers. Moves the correction by a fraction of the error, each term
-  /// by its part in the price; a single step at most by kMaxStep. Without effect while learning is off.
+  /// Tells what a decided step took, or each of its layers, with the price of the plan that it ran. Moves the
+  /// correction by a fraction of the error, each term by its part in the price; a single step at most by kMaxStep.
+  /// Without effect while learning is off.
   void observe(const Price& predicted, const RunTimes& measured);
 
   /// The next step is decided anew, whatever the last choice was.
@@ -191,11 +201,12 @@ class Policy {
   void remember(const BatchState& batch, const PlanOptions& options, const Price& price);
   /// Of the two that gpu_rule chooses between; no value: either.
   [[nodiscard]] std::optional<Route> rule_route() const;
-  /// Whether plans near the chosen one may run in its place.
+  /// Whether plans near the chosen one are tried.
   [[nodiscard]] bool holds_contests() const;
   /// Between the chosen plan and near_; what steps have shown before to be faster takes the chosen one's place.
   void start_contest(const BatchState& batch, Decision& decision);
-  void set_basis(Decision& decision) const;
+  /// The contest's part in a decision: its basis, its trial.
+  void take_part(const BatchState& batch, Decision& decision);
   /// The near plans and whole rows, for whoever wants to see what they would cost.
   void show_near(const BatchState& batch, std::vector<Candidate>& candidates);
   void measure_rows(const BatchState& batch);
@@ -239,7 +250,9 @@ class Policy {
   double last_ns_ = 0.0;
   std::vector<Contest::Contender> near_;  // of the last search by gpu_rule, its choice first
   Contest contest_;
-  double running_ns_ = 0.0;  // device_ns of the running plan, by which a measurement of it is known
+  // Prices of the last decision's plans on the device, by which measurements of them are known; 0: none.
+  double running_ns_ = 0.0;
+  double trial_ns_ = 0.0;
 };
 
 }  // namespace pkv

@@ -10,6 +10,12 @@
 
 namespace pkv {
 
+/// Of a step in which one layer tried another plan (Decision::trial).
+struct TrialTimes {
+  RunTimes leader;  // a layer that ran the decision's plan
+  RunTimes trial;   // the one that ran the other
+};
+
 struct StepRecord {
   std::int64_t step_idx = 0;
   Route route = Route::kRow;
@@ -21,11 +27,13 @@ struct StepRecord {
   std::optional<double> predicted_ns = std::nullopt;
   /// Validation, decision and plan construction.
   std::int64_t plan_ns = 0;
-  /// Device clock: dispatch, decode, merge.
+  /// Device clock: dispatch, decode, merge. Of an average layer where one of them tried another plan.
   RunTimes run = {};
   /// Wall clock around planning and execution of a layer. Where several layers are known to run a plan
   /// (EngineOptions::num_layers) a layer has its part of planning.
   std::int64_t wall_ns = 0;
+  /// Of a replay; Engine::run has a record a layer.
+  std::optional<TrialTimes> trial = std::nullopt;
 };
 
 }  // namespace pkv

@@ -22,8 +22,11 @@ void Policy::observe(const Price& predicted, const RunTimes& measured) {
   if (options_.learning == Learning::kOff || predicted.device_ns <= 0.0 || measured.total_ns <= 0) {
     return;
   }
-  if (predicted.device_ns == running_ns_) {
-    contest_.observe(static_cast<double>(measured.total_ns) + predicted.plan_ns);
+  const double layer_ns = static_cast<double>(measured.total_ns) + predicted.plan_ns;
+  if (predicted.device_ns == trial_ns_) {
+    contest_.observe_trial(layer_ns);
+  } else if (predicted.device_ns == running_ns_) {
+    contest_.observe(layer_ns);
   }
   const double error =
       kRate * std::clamp(std::log(static_cast<double>(measured.total_ns) / predicted.device_ns), -kOdd, kOdd);

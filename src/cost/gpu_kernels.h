@@ -124,7 +124,7 @@ GpuMachine gpu_machine(const DeviceProfile& profile);
 
 /// A step's division by gpu_rule, and those beside it that are priced nearly as low.
 struct GpuCuts {
-  static constexpr std::size_t kMaxNear = 3;
+  static constexpr std::size_t kMaxNear = 5;
   struct Cut {
     PlanOptions options;
     double us = 0.0;  // its price

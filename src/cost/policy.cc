@@ -34,9 +34,8 @@ constexpr double kWorthwhile = 0.998;
 // A search on a CPU right after a step, whose K and V have driven everything out of the L2: 8 us where it is warm, 12
 // here (2 cores, 8 rows). It must be won back within the layers of the step.
 constexpr double kSearchNs = 10000.0;
-// Plans that are dearer by at most this take part in a contest: the order of prices of kernels is off by 1 to 2%, and a
-// trial of what is dearer by more costs more than a dozen steps win by it.
-constexpr double kNearShare = 1.01;
+// Plans that are dearer by at most this are tried: the order of prices of kernels is off by 1 to 2%.
+constexpr double kNearShare = 1.03;
 // The paper's gates.
 constexpr std::int32_t kPaperGroup = 4;
 constexpr std::int32_t kPaperLongRow = 16384;
@@ -138,15 +137,15 @@ Result<Decision> Policy::decide(const BatchState& batch, Plan&& recycled) {
   if (batch.shape() != inputs.shape || batch.page_size() != inputs.page_size) {
     return Error{ErrorCode::kInvalidArgument, "its shape or page size is not the policy's", "batch"};
   }
+  std::optional<Decision> carried;
   if (may_carry_on(batch)) {
-    if (auto decision = carry_on(batch, recycled)) {
-      running_ns_ = decision->price.device_ns;
-      return *std::move(decision);
-    }
+    carried = carry_on(batch, recycled);
   }
-  Result<Decision> decision = options_.kind == PolicyKind::kPaper ? decide_paper(batch, std::move(recycled))
-                                                                  : decide_auto(batch, std::move(recycled));
+  Result<Decision> decision = carried                               ? *std::move(carried)
+                              : options_.kind == PolicyKind::kPaper ? decide_paper(batch, std::move(recycled))
+                                                                    : decide_auto(batch, std::move(recycled));
   running_ns_ = decision.ok() ? decision->price.device_ns : 0.0;
+  trial_ns_ = decision.ok() && decision->trial ? decision->trial->price.device_ns : 0.0;
   return decision;
 }
 
@@ -174,7 +173,8 @@ void Policy::remember(const BatchState& batch, const PlanOptions& options, const
 }
 
 std::optional<Decision> Policy::carry_on(const BatchState& batch, Plan& recycled) {
-  auto plan = make_plan(batch, contest_.is_on() ? contest_.next(batch) : *last_, std::move(recycled));
+  auto plan = make_plan(batch, contest_.is_on() ? contest_.next(batch, model_.inputs().num_layers) : *last_,
+                        std::move(recycled));
   if (!plan.ok()) {
     recycled = {};
     return std::nullopt;
@@ -183,7 +183,7 @@ std::optional<Decision> Policy::carry_on(const BatchState& batch, Plan& recycled
   const Correction& now = model_.correction();
   const double corrected = std::max({now.memory / last_correction_.memory, now.arithmetic / last_correction_.arithmetic,
                                      now.fixed / last_correction_.fixed});
-  double& before_ns = contest_.is_on() ? contest_.running_price_ns() : last_ns_;
+  double& before_ns = contest_.is_on() ? contest_.leader_price_ns() : last_ns_;
   if (before_ns == 0.0) {
     before_ns = price.total_ns();
   }
@@ -192,17 +192,29 @@ std::optional<Decision> Policy::carry_on(const BatchState& batch, Plan& recycled
     return std::nullopt;
   }
   Decision decision = finish_alone(*std::move(plan), price, DecisionBasis::kCarriedOn);
-  set_basis(decision);
+  take_part(batch, decision);
   return decision;
 }
 
-void Policy::set_basis(Decision& decision) const {
-  if (contest_.is_on() && contest_.is_trial()) {
-    decision.basis = DecisionBasis::kTried;
-  } else if (contest_.is_on() && contest_.overrules()) {
+void Policy::take_part(const BatchState& batch, Decision& decision) {
+  if (!contest_.is_on()) {
+    return;
+  }
+  if (contest_.overrules()) {
     decision.basis = DecisionBasis::kMeasured;
     decision.basis_figure = contest_.lead();
   }
+  if (contest_.trial() == nullptr) {
+    return;
+  }
+  auto plan = make_plan(batch, *contest_.trial(), std::move(scratch_));
+  scratch_ = {};
+  if (!plan.ok()) {
+    contest_.drop_trial();
+    return;
+  }
+  const Price price = model_.price(*plan);
+  decision.trial = Decision::Trial{.plan = *std::move(plan), .price = price};
 }
 
 void Policy::measure_rows(const BatchState& batch) {
@@ -338,7 +350,9 @@ std::optional<Route> Policy::rule_route() const {
   return allows(Route::kSplit) ? Route::kSplit : Route::kWorkqueue;
 }
 
-bool Policy::holds_contests() const { return options_.learning == Learning::kOn && !model_.profile().kernels.empty(); }
+bool Policy::holds_contests() const {
+  return options_.learning == Learning::kOn && !model_.profile().kernels.empty() && model_.inputs().num_layers > 1;
+}
 
 void Policy::start_contest(const BatchState& batch, Decision& decision) {
   if (is_external(decision.plan.route()) || near_.front().price <= 0.0) {
@@ -356,8 +370,9 @@ void Policy::start_contest(const BatchState& batch, Decision& decision) {
     }
   }
   contest_.start(std::span(contenders).first(num), batch);
+  contest_.next(batch, model_.inputs().num_layers);
   if (contest_.overrules()) {
-    auto plan = make_plan(batch, contest_.running(), std::move(scratch_));
+    auto plan = make_plan(batch, contest_.leader(), std::move(scratch_));
     if (!plan.ok()) {  // what was measured came of a smaller step
       scratch_ = {};
       contest_.stop();
@@ -369,8 +384,8 @@ void Policy::start_contest(const BatchState& batch, Decision& decision) {
     }
   }
   if (contest_.is_on()) {
-    contest_.running_price_ns() = decision.price.total_ns();
-    set_basis(decision);
+    contest_.leader_price_ns() = decision.price.total_ns();
+    take_part(batch, decision);
   }
 }
 

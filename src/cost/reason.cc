@@ -18,6 +18,15 @@ std::string paper_gates(const Plan& plan) {
 }  // namespace
 
 std::string Decision::reason() const {
+  std::string text = reason_of_plan();
+  if (trial) {
+    text +=
+        fmt::format("; one layer tries {} with {} splits", route_name(trial->plan.route()), trial->plan.max_splits());
+  }
+  return text;
+}
+
+std::string Decision::reason_of_plan() const {
   const auto route = route_name(plan.route());
   const double us = price.total_ns() * 1e-3;
   switch (basis) {
@@ -41,9 +50,6 @@ std::string Decision::reason() const {
     case DecisionBasis::kRuleNotSearched:
       return "the rule's plan: no other can be cheaper by more than the prices' error and a search";
     case DecisionBasis::kCarriedOn: return "the last step's choice, its rows a little longer";
-    case DecisionBasis::kTried:
-      return fmt::format("{} with {} splits, tried for a step: its price of {:.1f} us is near the cheapest", route,
-                         plan.max_splits(), us);
     case DecisionBasis::kMeasured:
       return fmt::format(
           "{} with {} splits is the fastest measured of those near the cheapest by price, which took "

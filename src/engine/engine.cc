@@ -98,8 +98,9 @@ Result<Policy*> Engine::policy_for(const BatchState& batch, DType kv_dtype, KvOr
 Result<Decision> Engine::follow_rule(const BatchState& batch, DType kv_dtype, const KvLayout& layout) {
   const bool on_gpu = backend_->device_memory() != nullptr;
   const std::int32_t workers = backend_->num_workers();
-  Result<Decision> ruled = plan(
-      batch, kv_dtype, on_gpu ? gpu_rule(batch, backend_->gpu_machine()) : cpu_rule(batch, layout, kv_dtype, workers, read_curve_));
+  Result<Decision> ruled =
+      plan(batch, kv_dtype,
+           on_gpu ? gpu_rule(batch, backend_->gpu_machine()) : cpu_rule(batch, layout, kv_dtype, workers, read_curve_));
   if (!ruled.ok()) {
     return ruled;
   }
@@ -128,6 +129,10 @@ Result<Decision> Engine::decide(const BatchState& batch, DType kv_dtype, const K
     return decision;
   }
   PKV_RETURN_IF_ERROR(backend_->reserve(decision->plan));
+  if (decision->trial) {
+    PKV_RETURN_IF_ERROR(backend_->reserve(decision->trial->plan));
+  }
+  layers_run_ = 0;
   decision->plan_ns = now_ns() - begin_ns;
   return decision;
 }
@@ -164,14 +169,17 @@ Result<Decision> Engine::plan(const BatchState& batch, DType kv_dtype, const Pla
 
 Result<StepRecord> Engine::run(const Decision& decision, const RunArgs& args) {
   const std::int64_t begin_ns = now_ns();
-  Result<RunTimes> times = backend_->run(decision.plan, args);
+  const bool tries = decision.trial.has_value() && layers_run_ == 1;
+  const Plan& plan = tries ? decision.trial->plan : decision.plan;
+  const Price& price = tries ? decision.trial->price : decision.price;
+  Result<RunTimes> times = backend_->run(plan, args);
   if (!times.ok()) {
     return times.error();
   }
-  const Plan& plan = decision.plan;
-  const bool priced = decision.predicted_ns > 0.0;
+  ++layers_run_;
+  const bool priced = price.device_ns > 0.0;
   if (priced && policy_) {
-    policy_->observe(decision.price, *times);
+    policy_->observe(price, *times);
   }
   return StepRecord{.step_idx = 0,
                     .route = plan.route(),
@@ -179,7 +187,7 @@ Result<StepRecord> Engine::run(const Decision& decision, const RunArgs& args) {
                     .max_splits = plan.max_splits(),
                     .counters = plan.counters(),
                     .useful_kv_bytes = kv_bytes(plan.counters().attended_tokens, plan.shape(), args.kv.dtype),
-                    .predicted_ns = priced ? std::optional(decision.predicted_ns) : std::nullopt,
+                    .predicted_ns = priced ? std::optional(price.device_ns) : std::nullopt,
                     .plan_ns = decision.plan_ns,
                     .run = *times,
                     .wall_ns = decision.plan_ns / num_layers_ + now_ns() - begin_ns};

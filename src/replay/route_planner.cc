@@ -106,6 +106,7 @@ Status RoutePlanner::make_current(const BatchState& batch, DType kv_dtype) {
     }
     plan_ = std::move(decision->plan);
     price_ = decision->price;
+    trial_ = std::move(decision->trial);
     return {};
   }
   auto plan = make_plan(batch, options_for(batch, kv_dtype), std::move(plan_));
@@ -136,9 +137,13 @@ Result<StepRecord> RoutePlanner::plan(const BatchState& batch, DType kv_dtype, s
   return record;
 }
 
-void RoutePlanner::observe(const RunTimes& measured) {
-  if (policy_ && price_) {
-    policy_->observe(*price_, measured);
+void RoutePlanner::observe(const StepRecord& measured) {
+  if (!policy_ || !price_) {
+    return;
+  }
+  policy_->observe(*price_, measured.trial ? measured.trial->leader : measured.run);
+  if (trial_ && measured.trial) {
+    policy_->observe(trial_->price, measured.trial->trial);
   }
 }
 

@@ -43,9 +43,11 @@ class RoutePlanner {
   /// Plans a step and fills in step, route, rows, counters, bytes, price and plan_ns. `begin_ns` is when
   /// validation of the batch began.
   Result<StepRecord> plan(const BatchState& batch, DType kv_dtype, std::int64_t step_idx, std::int64_t begin_ns);
-  /// What the last plan took. A policy that learns, learns from it.
-  void observe(const RunTimes& measured);
+  /// What the last plan took, and its trial. A policy that learns, learns from it.
+  void observe(const StepRecord& measured);
   [[nodiscard]] const Plan& current() const { return plan_; }
+  /// What one layer tries beside the last plan; null: nothing.
+  [[nodiscard]] const Plan* trial() const { return trial_ ? &trial_->plan : nullptr; }
   /// Of the last plan; not set where nothing is priced.
   [[nodiscard]] const std::optional<Price>& price() const { return price_; }
   [[nodiscard]] bool is_policy() const { return policy_.has_value(); }
@@ -63,6 +65,7 @@ class RoutePlanner {
   std::optional<PriceModel> model_;
   Plan plan_;
   std::optional<Price> price_;
+  std::optional<Decision::Trial> trial_;
 };
 
 /// One planner a route of the options. Errors: those of RoutePlanner::make.

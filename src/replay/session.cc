@@ -256,7 +256,26 @@ Result<StepRecord> Session::execute_with(RoutePlanner& planner, const StepRows& 
   }
   record->run = *times;
   record->wall_ns = layer_wall_ns(now_ns() - begin_ns, times->total_ns, parts_.options.num_layers);
+  if (planner.trial() != nullptr) {
+    PKV_RETURN_IF_ERROR(execute_trial(*planner.trial(), *batch, *record));
+  }
   return record;
+}
+
+// One of the layers runs it in place of the plan: its part of that layer's times, the host's with it.
+Status Session::execute_trial(const Plan& plan, const BatchState& batch, StepRecord& record) {
+  PKV_RETURN_IF_ERROR(parts_.backend.reserve(plan));
+  const std::int64_t begin_ns = now_ns();
+  const Result<RunTimes> times = parts_.backend.run(plan, run_args(batch));
+  if (!times.ok()) {
+    return times.error();
+  }
+  const std::int64_t wall_ns = now_ns() - begin_ns;
+  const std::int64_t layers = parts_.options.num_layers;
+  record.trial = TrialTimes{.leader = record.run, .trial = *times};
+  record.wall_ns += (wall_ns - record.run.total_ns) / layers;
+  record.run.total_ns += (times->total_ns - record.run.total_ns) / layers;
+  return {};
 }
 
 Status Session::execute_route(const StepRows& rows, std::size_t route_idx) {
@@ -331,7 +350,7 @@ void Session::keep_step() {
   if (policy_idx_) {
     const StepRecord& policy = step_records_[*policy_idx_];
     records_.policy->steps.push_back(undecided_ ? with_regret(policy, walls_, *policy_idx_) : without_regret(policy));
-    planners_[*policy_idx_].observe(policy.run);
+    planners_[*policy_idx_].observe(policy);
     undecided_.reset();
   }
   for (std::size_t i = 0; i < planners_.size(); ++i) {

@@ -371,13 +371,22 @@ Walk walk_trace(const RunOptions& options, const Trace& trace, const ReplayOptio
   const std::size_t measured = records == nullptr ? 0 : static_cast<std::size_t>(num_steps(*records));
   StepRows rows;
   Plan recycled;
-  std::optional<std::pair<Price, RunTimes>> untold;
+  struct Untold {
+    Decision decision;
+    StepRecord record;
+  };
+  std::optional<Untold> untold;
+  const auto tell = [&] {
+    const std::optional<TrialTimes>& trial = untold->record.trial;
+    walk.policy.observe(untold->decision.price, trial ? trial->leader : untold->record.run);
+    if (trial && untold->decision.trial) walk.policy.observe(untold->decision.trial->price, trial->trial);
+    walk.learnt_steps += options.learning == Learning::kOn ? 1 : 0;
+    untold.reset();
+  };
   while (unwrap(source->next(rows))) {
     const std::size_t idx = walk.lines.size();
     if (records != nullptr && records->interrupted && idx >= measured) break;
-    if (untold) walk.policy.observe(untold->first, untold->second);
-    walk.learnt_steps += untold && options.learning == Learning::kOn ? 1 : 0;
-    untold.reset();
+    if (untold) tell();
     walk.last = StepBatch(options, replay.admission.page_size, rows.seq_lens);
     StepLine line;
     line.correction = walk.policy.model().correction();
@@ -388,12 +397,21 @@ Walk walk_trace(const RunOptions& options, const Trace& trace, const ReplayOptio
     line.chosen = chosen_of(decision);
     line.kept = decision.candidates.size() == 1 && idx > 0;
     line.basis = decision.basis;
+    if (decision.trial) {
+      const Plan& plan = decision.trial->plan;
+      line.tried = Candidate{.route = plan.route(),
+                             .max_splits = plan.max_splits(),
+                             .kv_heads_per_task = plan.kv_heads_per_task(),
+                             .predicted_ns = decision.trial->price.total_ns()};
+      if (idx < measured && records->routes.front().steps[idx].trial) {
+        line.tried_ns = static_cast<double>(records->routes.front().steps[idx].trial->trial.total_ns);
+      }
+    }
     line.price = decision.price;
     line.occupancy = occupancy(decision.plan, walk.policy.model());
     if (idx < measured) {
       const StepRecord& record = records->routes.front().steps[idx];
       line.measured_ns = static_cast<double>(record.run.total_ns);
-      untold = {decision.price, record.run};
     }
     if (timeline != nullptr) {
       timeline->add(fmt::format("step {}", line.step_idx), decision.plan, decision.price, walk.policy.model());
@@ -401,11 +419,9 @@ Walk walk_trace(const RunOptions& options, const Trace& trace, const ReplayOptio
     walk.last_reason = decision.reason();
     walk.lines.push_back(line);
     recycled = std::move(decision.plan);
+    if (idx < measured) untold = {std::move(decision), records->routes.front().steps[idx]};
   }
-  if (untold) {  // so that the scales that are shown are those after all steps
-    walk.policy.observe(untold->first, untold->second);
-    walk.learnt_steps += options.learning == Learning::kOn ? 1 : 0;
-  }
+  if (untold) tell();  // so that the scales that are shown are those after all steps
   return walk;
 }
 

@@ -180,8 +180,8 @@ std::size_t count_left_out(const Decision& decision) {
 std::string bound_line(const StepExplanation& step, const PriceModel& model) {
   const std::size_t left_out = count_left_out(step.decision);
   if (left_out > 0 && !model.profile().kernels.empty()) {
-    return "marked with '-': what the rule for GPUs passed over, cuts at most 1% dearer and whole rows; with learning "
-           "on the near ones run a step each, and the fastest goes on\n";
+    return "marked with '-': what the rule for GPUs passed over, cuts at most 3% dearer and whole rows; with learning "
+           "on one layer of a step tries one of the near ones, and the fastest goes on\n";
   }
   if (left_out == 0) return "no candidate was left out by its bound\n";
   const auto shown = std::ranges::count_if(step.candidates, [](const auto& it) { return !it.candidate.priced; });
@@ -321,9 +321,13 @@ std::optional<double> error_of(const StepLine& line) {
 }
 
 const char* decided_text(const StepLine& line) {
-  if (line.basis == DecisionBasis::kTried) return "tried";
   if (line.basis == DecisionBasis::kMeasured) return "measured";
   return line.kept ? "kept" : "anew";
+}
+
+std::string tried_text(const StepLine& line) {
+  if (!line.tried) return "-";
+  return choice_text(*line.tried) + (line.tried_ns ? fmt::format(": {} us", us(*line.tried_ns)) : std::string{});
 }
 
 std::string steps_table(const TraceExplanation& trace, TextStyle style) {
@@ -339,7 +343,8 @@ std::string steps_table(const TraceExplanation& trace, TextStyle style) {
                    {"error"},
                    {"memory x"},
                    {"arith x"},
-                   {"fixed x"}});
+                   {"fixed x"},
+                   {"one layer tried", kLeft}});
   for (std::size_t i = 0; i < std::min(trace.lines.size(), kShownSteps); ++i) {
     const StepLine& line = trace.lines[i];
     const auto error = error_of(line);
@@ -350,7 +355,7 @@ std::string steps_table(const TraceExplanation& trace, TextStyle style) {
          fmt::format("{:.1f}%", line.price.device_ns > 0.0 ? line.price.tail_ns / line.price.device_ns * 100.0 : 0.0),
          fmt::format("{:.0f}%", line.occupancy * 100.0), line.measured_ns ? us(*line.measured_ns) : "-",
          error ? fmt::format("{:+.0f}%", *error * 100.0) : "-", scale(line.correction.memory),
-         scale(line.correction.arithmetic), scale(line.correction.fixed)});
+         scale(line.correction.arithmetic), scale(line.correction.fixed), tried_text(line)});
   }
   std::string text = table.render(style);
   if (trace.lines.size() > kShownSteps) {
@@ -454,6 +459,8 @@ std::string trace_json(const TraceExplanation& trace, const PriceModel& model) {
                      {"kv_heads_per_task", line.chosen.kv_heads_per_task},
                      {"kept", line.kept},
                      {"decided", decided_text(line)},
+                     {"tried", line.tried ? Json(choice_text(*line.tried)) : Json(nullptr)},
+                     {"tried_device_ns", nullable(line.tried_ns)},
                      {"device_ns", line.price.device_ns},
                      {"plan_ns", line.price.plan_ns},
                      {"tail_ns", line.price.tail_ns},

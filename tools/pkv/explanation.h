@@ -60,6 +60,9 @@ struct StepLine {
   /// True: the last step's choice was kept, nothing was searched.
   bool kept = false;
   DecisionBasis basis = DecisionBasis::kCheapest;
+  /// What one layer tried, and what that took.
+  std::optional<Candidate> tried;
+  std::optional<double> tried_ns;
   Price price;
   /// Of the workers' time from the first task to the last end.
   double occupancy = 1.0;
