@@ -13,17 +13,20 @@ namespace pkv {
 
 /// Prices are surer of a plan's size than of the order of plans that are nearly equal, and that order differs from one
 /// device to the next of its kind (docs/decisions/0007). So one layer of a step runs another plan that is priced nearly
-/// as low as the one that leads, each of them twice, the worst ones once, and what was fastest leads on. All plans are
-/// exact, so a trial costs no more than the part of a layer by which it is slower: one layer in kLayersATrial at most,
-/// no two in one step. Without measurements there is none. Deterministic for the same measurements.
+/// as low as the one that leads, and what is faster by more than the noise leads on. All plans are exact, so a trial
+/// costs what planning and copying it costs the host and the part of a layer by which it is slower. Trials are as far
+/// apart as it takes to keep that below kCost of all steps; a step has one at most. Deterministic for the same
+/// measurements.
 ///
-/// A plan is judged by the better of its last two samples, as a multiple of its price: a layer is disturbed at times,
-/// never hastened. A trial that takes a tenth longer than it should was disturbed (a kernel's first launch loads it)
-/// and is repeated, twice at most.
+/// A plan is judged by the median of its last samples, as a multiple of its price. The noise is what the leader's steps
+/// differ by from one to the next; it says how often each plan must be tried to tell half a percent, and above
+/// kMaxNoise nothing is tried, nor without measurements. A trial that takes a tenth longer than it should was disturbed
+/// (a kernel's first launch loads it) and is repeated, twice at most.
 class Contest {
  public:
   static constexpr std::size_t kMaxPlans = 6;
-  static constexpr std::int32_t kLayersATrial = 12;
+  static constexpr double kCost = 0.002;
+  static constexpr double kMaxNoise = 0.012;
 
   struct Contender {
     PlanOptions options;
@@ -62,15 +65,16 @@ class Contest {
 
  private:
   static constexpr std::size_t kMaxKnown = 8;
+  static constexpr std::size_t kSamples = 7;
   struct Entry {
     PlanOptions options;
     double price_per_token = 0.0;
     double planned_ns = 0.0;
-    std::array<double, 2> ratios{};  // of its samples to its price, the last one first
-    std::int32_t num_samples = 0;
+    std::array<double, kSamples> ratios{};  // of its samples to its price, the last one first
+    std::int32_t num_samples = 0;           // all of them, of which the last are kept
     std::int32_t num_odd = 0;
 
-    /// The better of the last two; requires a sample.
+    /// The median; requires a sample.
     [[nodiscard]] double ratio() const;
     void add(double ns_per_token);
   };
@@ -84,7 +88,9 @@ class Contest {
   /// What a token should take; of plans that have not run by the mean ratio of those that have.
   [[nodiscard]] double expected(const Entry& entry) const;
   [[nodiscard]] double mean_ratio() const;
-  [[nodiscard]] std::size_t fastest(bool measured_only) const;
+  /// Whether it should be faster by more than the standard error of their difference.
+  [[nodiscard]] bool beats(const Entry& entry, const Entry& other) const;
+  void add_to_leader(double ns_per_token);
 
   std::array<Entry, kMaxPlans> plans_;
   std::array<Entry, kMaxKnown> known_;  // of plans that do not take part, the last ones first
@@ -101,6 +107,9 @@ class Contest {
   Sample sample_;
   Sample trial_sample_;
   std::int32_t steps_since_trial_ = 0;  // measured ones
+  // Relative, of one sample, and how many differences it was learnt from; also of the batches before.
+  double noise_ = 0.0;
+  std::int32_t num_differences_ = 0;
 };
 
 }  // namespace pkv

@@ -2,6 +2,7 @@
 #include "persistentkv/contest.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <utility>
 
@@ -10,14 +11,20 @@
 namespace pkv {
 namespace {
 
-constexpr double kFaster = 0.998;  // than the leader, to lead
-constexpr double kOdd = 1.1;       // of what a trial should take
+constexpr double kOdd = 1.1;  // of what a trial should take
 constexpr std::int32_t kMaxOdd = 2;
-constexpr double kWorthASecondTrial = 1.01;
-constexpr std::int32_t kTrials = 2;
+constexpr double kWorthAnotherTrial = 1.01;
+constexpr double kToTell = 0.005;
+constexpr double kTrialHostNs = 20000.0;  // planning and copying a plan
+constexpr double kTrialSlower = 0.02;     // of a layer
+constexpr std::int32_t kMaxTrials = 6;
 constexpr std::int32_t kStepsToStale = 64;  // without a trial: a machine's state changes
 constexpr std::int32_t kCountedLayers = 3;
-constexpr std::int64_t kLikeBatch = 8;  // its part more or less is the same batch
+constexpr double kNoiseRate = 0.25;
+constexpr std::int32_t kMinDifferences = 2;
+constexpr double kDifferenceOfTwo = 1.128;  // mean absolute, of two samples with a standard deviation of 1
+constexpr double kErrorOfMedian = 1.25;     // to that of the mean
+constexpr std::int64_t kLikeBatch = 8;      // its part more or less is the same batch
 constexpr std::int64_t kLikeSplits = 10;
 
 bool near(std::int64_t a, std::int64_t b, std::int64_t part) { return part * std::abs(a - b) <= std::max(a, b); }
@@ -29,10 +36,16 @@ bool cut_alike(const PlanOptions& a, const PlanOptions& b) {
 
 }  // namespace
 
-double Contest::Entry::ratio() const { return num_samples == 1 ? ratios[0] : std::min(ratios[0], ratios[1]); }
+double Contest::Entry::ratio() const {
+  std::array<double, kSamples> sorted = ratios;
+  const std::size_t count = std::min(kSamples, static_cast<std::size_t>(num_samples));
+  std::sort(sorted.begin(), sorted.begin() + static_cast<std::ptrdiff_t>(count));
+  return 0.5 * (sorted[(count - 1) / 2] + sorted[count / 2]);
+}
 
 void Contest::Entry::add(double ns_per_token) {
-  ratios = {ns_per_token / price_per_token, ratios[0]};
+  std::copy_backward(ratios.begin(), ratios.end() - 1, ratios.end());
+  ratios[0] = ns_per_token / price_per_token;
   ++num_samples;
 }
 
@@ -47,7 +60,10 @@ void Contest::start(std::span<const Contender> contenders, const BatchState& bat
   num_tokens_ = num_tokens;
   step_tokens_ = num_tokens;
   keep_known(contenders);
-  leader_ = fastest(/*measured_only=*/false);
+  leader_ = 0;
+  for (std::size_t i = 1; i < num_plans_; ++i) {
+    leader_ = beats(plans_[i], plans_[leader_]) ? i : leader_;
+  }
 }
 
 void Contest::stop() {
@@ -88,9 +104,10 @@ const PlanOptions& Contest::next(const BatchState& batch, std::int32_t num_layer
   keep_samples();
   step_tokens_ = batch.attended_tokens();
   if (plans_[leader_].num_samples > 0) {
-    const std::size_t best = fastest(/*measured_only=*/true);
-    if (expected(plans_[best]) < kFaster * expected(plans_[leader_])) {
-      leader_ = best;
+    for (std::size_t i = 0; i < num_plans_; ++i) {
+      if (plans_[i].num_samples > 0 && beats(plans_[i], plans_[leader_])) {
+        leader_ = i;
+      }
     }
     choose_trial(num_layers);
   }
@@ -98,12 +115,18 @@ const PlanOptions& Contest::next(const BatchState& batch, std::int32_t num_layer
 }
 
 void Contest::choose_trial(std::int32_t num_layers) {
-  if (num_layers < 2 || std::int64_t{steps_since_trial_} * num_layers < kLayersATrial) {
+  if (num_layers < 2 || num_differences_ < kMinDifferences || noise_ > kMaxNoise) {
     return;
   }
-  const double worth_it = kWorthASecondTrial * expected(plans_[leader_]);
+  const double layer_ns = expected(plans_[leader_]) * static_cast<double>(step_tokens_);
+  const double cost_ns = (kTrialHostNs + kTrialSlower * layer_ns) / num_layers;
+  if (steps_since_trial_ * kCost * layer_ns < cost_ns) {
+    return;
+  }
+  const double to_tell = noise_ / kToTell;
+  const double worth_it = kWorthAnotherTrial * expected(plans_[leader_]);
   std::size_t choice = leader_;
-  std::int32_t fewest = kTrials;
+  std::int32_t fewest = std::clamp(static_cast<std::int32_t>(std::ceil(to_tell * to_tell)), 1, kMaxTrials);
   for (std::size_t i = 0; i < num_plans_; ++i) {
     const Entry& entry = plans_[i];
     const bool counts = i != leader_ && (entry.num_samples == 0 || expected(entry) < worth_it);
@@ -143,7 +166,7 @@ void Contest::keep_samples() {
   }
   steps_since_trial_ = had_trial ? 0 : steps_since_trial_;
   ++steps_since_trial_;
-  plans_[leader_].add(sample.ns_per_token);
+  add_to_leader(sample.ns_per_token);
   if (!had_trial) {
     return;
   }
@@ -173,14 +196,25 @@ double Contest::mean_ratio() const {
   return count > 0 ? sum / count : 1.0;
 }
 
-std::size_t Contest::fastest(bool measured_only) const {
-  std::size_t best = measured_only ? leader_ : 0;
-  for (std::size_t i = 0; i < num_plans_; ++i) {
-    if ((!measured_only || plans_[i].num_samples > 0) && expected(plans_[i]) < expected(plans_[best])) {
-      best = i;
+bool Contest::beats(const Entry& entry, const Entry& other) const {
+  double variance = 0.0;  // to that of one sample
+  for (const Entry* it : {&entry, &other}) {
+    if (it->num_samples > 0) {
+      variance += 1.0 / std::min(static_cast<double>(kSamples), static_cast<double>(it->num_samples));
     }
   }
-  return best;
+  return expected(entry) * (1.0 + kErrorOfMedian * noise_ * std::sqrt(variance)) < expected(other);
+}
+
+void Contest::add_to_leader(double ns_per_token) {
+  Entry& leader = plans_[leader_];
+  const double before = leader.ratios[0];
+  leader.add(ns_per_token);
+  if (leader.num_samples > 1) {
+    const double difference = std::abs(std::log(leader.ratios[0] / before)) / kDifferenceOfTwo;
+    ++num_differences_;
+    noise_ += std::max(kNoiseRate, 1.0 / num_differences_) * (difference - noise_);
+  }
 }
 
 }  // namespace pkv

@@ -33,6 +33,21 @@ Status without_exceptions(Steps steps) {
   }
 }
 
+/// Of repeats of one step, all of which tried the same plan or none.
+std::optional<std::int64_t> median_trial_ns(const std::vector<StepRecord>& repeats) {
+  std::vector<std::int64_t> times;
+  for (const StepRecord& record : repeats) {
+    if (record.trial) {
+      times.push_back(record.trial->trial.total_ns);
+    }
+  }
+  if (times.size() < repeats.size() || times.empty()) {
+    return std::nullopt;
+  }
+  std::ranges::sort(times);
+  return times[times.size() / 2];
+}
+
 }  // namespace
 
 Result<BatchState> make_batch(const StepRows& rows, std::span<const std::int32_t> page_ids, const AttentionShape& shape,
@@ -193,11 +208,15 @@ Status Session::execute_repeats(const StepRows& rows) {
       walls_[i].push_back(static_cast<double>(std::max<std::int64_t>(1, sample.wall_ns)));
     }
   }
+  const std::optional<std::int64_t> trial_ns = median_trial_ns(samples[*policy_idx_]);
   for (std::vector<StepRecord>& sample : samples) {
     std::nth_element(sample.begin(), sample.begin() + static_cast<std::ptrdiff_t>(repeats / 2), sample.end(), by_wall);
   }
   for (std::size_t route = 0; route < planners_.size(); ++route) {
     step_records_[route] = samples[route][repeats / 2];
+  }
+  if (trial_ns) {
+    step_records_[*policy_idx_].trial->trial.total_ns = *trial_ns;
   }
   return {};
 }
@@ -257,16 +276,21 @@ Result<StepRecord> Session::execute_with(RoutePlanner& planner, const StepRows& 
   record->run = *times;
   record->wall_ns = layer_wall_ns(now_ns() - begin_ns, times->total_ns, parts_.options.num_layers);
   if (planner.trial() != nullptr) {
-    PKV_RETURN_IF_ERROR(execute_trial(*planner.trial(), *batch, *record));
+    PKV_RETURN_IF_ERROR(execute_trial(*planner.trial(), rows, *record));
   }
   return record;
 }
 
-// One of the layers runs it in place of the plan: its part of that layer's times, the host's with it.
-Status Session::execute_trial(const Plan& plan, const BatchState& batch, StepRecord& record) {
+// One of the layers runs it in place of the plan, on pages of its own: its part of that layer's times, the host's with
+// it.
+Status Session::execute_trial(const Plan& plan, const StepRows& rows, StepRecord& record) {
   PKV_RETURN_IF_ERROR(parts_.backend.reserve(plan));
+  const auto batch = shifted_batch(rows);
+  if (!batch.ok()) {
+    return batch.error();
+  }
   const std::int64_t begin_ns = now_ns();
-  const Result<RunTimes> times = parts_.backend.run(plan, run_args(batch));
+  const Result<RunTimes> times = parts_.backend.run(plan, run_args(*batch));
   if (!times.ok()) {
     return times.error();
   }

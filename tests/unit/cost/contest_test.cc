@@ -65,21 +65,40 @@ TEST(Contest, OneLayerTriesEachPlan_TheFastestLeads) {
   Contest contest;
   contest.start(counts({16, 22, 31}), step.batch());
   EXPECT_FALSE(contest.overrules());
-  const Ran ran = run(contest, step.batch(), 8, [](std::int32_t splits, int) { return splits == 22 ? 98e3 : 100e3; });
-  EXPECT_EQ(ran.leaders, (Splits{16, 16, 22, 22, 22, 22, 22, 22}));
-  EXPECT_EQ(ran.trials, (Splits{0, 22, 31, 0, 0, 0, 0, 0}));
+  const Ran ran =
+      run(contest, step.batch(), 14, [](std::int32_t splits, int) { return splits == 22 ? 980e3 : 1000e3; });
+  EXPECT_EQ(ran.leaders, (Splits{16, 16, 16, 16, 22, 22, 22, 22, 22, 22, 22, 22, 22, 22}));
+  EXPECT_EQ(ran.trials, (Splits{0, 0, 0, 22, 31, 0, 0, 0, 0, 0, 0, 0, 0, 0}));
   EXPECT_TRUE(contest.overrules());
   EXPECT_NEAR(contest.lead(), 100.0 / 98.0 - 1.0, 1e-9);
 }
 
-TEST(Contest, NearlyEqualPlans_AreTriedTwice) {
+// Of two equal plans each is tried some times where layers differ by 0.8% from step to step, what is clearly slower
+// once; that never leads.
+TEST(Contest, NoiseSaysHowOften) {
+  const testing::Step step = step_of({50000, 4000});
+  std::int64_t trials_of_equal = 0;
+  for (std::uint64_t seed = 0; seed < 20; ++seed) {
+    SplitMix64 random(seed);
+    Contest contest;
+    contest.start(counts({16, 22, 31}), step.batch());
+    const Ran ran = run(contest, step.batch(), 30, [&](std::int32_t splits, int) {
+      return (splits == 31 ? 1060e3 : 1000e3) * (1.0 + 0.008 * random.normal());
+    });
+    EXPECT_EQ(std::ranges::count(ran.leaders, 31), 0) << seed;
+    EXPECT_LE(std::ranges::count(ran.trials, 31), 1) << seed;
+    trials_of_equal += ran.num_trials() - std::ranges::count(ran.trials, 31);
+  }
+  EXPECT_GE(trials_of_equal, 2 * 20);
+}
+
+TEST(Contest, TooMuchNoise_NothingIsTried) {
   const testing::Step step = step_of({50000, 4000});
   Contest contest;
   contest.start(counts({16, 22, 31}), step.batch());
   const Ran ran =
-      run(contest, step.batch(), 8, [](std::int32_t splits, int) { return splits == 22 ? 100.5e3 : 100e3; });
-  EXPECT_EQ(ran.leaders, Splits(8, 16));
-  EXPECT_EQ(ran.trials, (Splits{0, 22, 31, 22, 31, 0, 0, 0}));
+      run(contest, step.batch(), 50, [](std::int32_t, int i) { return 1000e3 * (i % 2 == 0 ? 1.02 : 0.98); });
+  EXPECT_EQ(ran.num_trials(), 0);
 }
 
 TEST(Contest, NobodyMeasures_NothingIsTried) {
@@ -101,22 +120,27 @@ TEST(Contest, TrialsThatNobodyRuns_End) {
   for (int i = 0; i < 40; ++i) {
     contest.next(step.batch(), kLayers);
     trials += contest.trial() != nullptr ? 1 : 0;
-    contest.observe(100e3);
+    contest.observe(1000e3);
   }
   EXPECT_LE(trials, 4);
+  EXPECT_GE(trials, 1);
   EXPECT_FALSE(contest.overrules());
 }
 
-TEST(Contest, FewLayers_TryRarely_OneNever) {
+// What a trial costs the host is 0.2% of all steps at most: of short layers and of few they are rare.
+TEST(Contest, ShortLayersAndFew_TryRarely_OneNever) {
   const testing::Step step = step_of({50000, 4000});
-  for (const auto& [layers, most] : {std::pair{1, 0}, std::pair{2, 4}, std::pair{12, 6}}) {
+  const auto trials = [&](std::int32_t layers, double ns) {
     Contest contest;
     contest.start(counts({16, 22, 31, 47}), step.batch());
-    const Ran ran = run(
-        contest, step.batch(), 24, [](std::int32_t, int) { return 1e5; }, layers);
-    EXPECT_LE(ran.num_trials(), most) << layers;
-    EXPECT_EQ(ran.num_trials() > 0, layers > 1) << layers;
-  }
+    return run(
+               contest, step.batch(), 40, [&](std::int32_t, int) { return ns; }, layers)
+        .num_trials();
+  };
+  EXPECT_EQ(trials(1, 1e6), 0);
+  EXPECT_EQ(trials(32, 1e6), 3);
+  EXPECT_EQ(trials(32, 20e3), 2);
+  EXPECT_EQ(trials(4, 200e3), 2);
 }
 
 TEST(Contest, ADisturbedLayer_ChangesNothingForLong) {
@@ -124,7 +148,7 @@ TEST(Contest, ADisturbedLayer_ChangesNothingForLong) {
   Contest contest;
   contest.start(counts({16, 22}), step.batch());
   const Ran ran = run(contest, step.batch(), 40, [](std::int32_t splits, int i) {
-    return (splits == 16 ? 100e3 : 101e3) * (i % 7 == 4 ? 3.0 : 1.0);
+    return (splits == 16 ? 1000e3 : 1010e3) * (i % 7 == 4 ? 3.0 : 1.0);
   });
   EXPECT_GE(std::ranges::count(ran.leaders, 16), 38);
 }
@@ -134,9 +158,10 @@ TEST(Contest, AChangeOfTheMachine_IsNotTakenForThePlans) {
   const testing::Step step = step_of({50000, 4000});
   Contest contest;
   contest.start(counts({16, 22, 31}), step.batch());
-  const Ran ran = run(contest, step.batch(), 60,
-                      [](std::int32_t splits, int i) { return (splits == 22 ? 98e3 : 100e3) * (i < 20 ? 1.0 : 1.3); });
-  EXPECT_EQ(std::count(ran.leaders.begin() + 30, ran.leaders.end(), 22), 30);
+  const Ran ran = run(contest, step.batch(), 60, [](std::int32_t splits, int i) {
+    return (splits == 22 ? 980e3 : 1000e3) * (i < 20 ? 1.0 : 1.3);
+  });
+  EXPECT_EQ(std::count(ran.leaders.begin() + 40, ran.leaders.end(), 22), 20);
 }
 
 // Which is the fastest changes: seen by a trial once in a while.
@@ -144,8 +169,8 @@ TEST(Contest, APlanThatBecomesFaster_IsFoundInTheEnd) {
   const testing::Step step = step_of({50000, 4000});
   Contest contest;
   contest.start(counts({16, 22}), step.batch());
-  const Ran ran =
-      run(contest, step.batch(), 200, [](std::int32_t splits, int i) { return splits == 22 && i > 30 ? 95e3 : 100e3; });
+  const Ran ran = run(contest, step.batch(), 200,
+                      [](std::int32_t splits, int i) { return splits == 22 && i > 30 ? 950e3 : 1000e3; });
   EXPECT_EQ(ran.leaders.back(), 22);
   EXPECT_LE(ran.num_trials(), 6);
 }
@@ -154,28 +179,28 @@ TEST(Contest, OfManyLayers_TheThirdCounts) {
   const testing::Step step = step_of({50000, 4000});
   Contest contest;
   contest.start(counts({16, 22}), step.batch());
-  for (int i = 0; i < 3; ++i) {
+  for (int i = 0; i < 4; ++i) {
     contest.next(step.batch(), kLayers);
     const bool tries = contest.trial() != nullptr;
     for (int layer = 0; layer < kLayers; ++layer) {
       if (tries && layer == 1) {
-        contest.observe_trial(99e3);
+        contest.observe_trial(990e3);
       } else {
-        contest.observe(layer < 2 ? 130e3 : 100e3 + (layer > 4 ? 20e3 : 0.0));
+        contest.observe(layer < 2 ? 1300e3 : layer > 4 ? 800e3 : 1000e3);
       }
     }
   }
-  EXPECT_TRUE(contest.next(step.batch(), kLayers).splits == 22);
-  EXPECT_LT(contest.lead(), 0.32);
+  EXPECT_EQ(contest.next(step.batch(), kLayers).splits, 22);
+  EXPECT_NEAR(contest.lead(), 100.0 / 99.0 - 1.0, 1e-9);
 }
 
 // Of a batch with a row less and other lengths, plans cut nearly alike: the one that was faster still is.
 TEST(Contest, ALikeBatch_KeepsWhatIsKnown) {
   const testing::Step step = step_of(Splits(16, 4000));
-  const LayerNs faster_with_many = [](std::int32_t splits, int) { return splits > 20 ? 98e3 : 100e3; };
+  const LayerNs faster_with_many = [](std::int32_t splits, int) { return splits > 20 ? 980e3 : 1000e3; };
   Contest contest;
   contest.start(counts({16, 22}), step.batch());
-  run(contest, step.batch(), 6, faster_with_many);
+  run(contest, step.batch(), 9, faster_with_many);
   const testing::Step less = step_of(Splits(15, 4100));
   contest.start(counts({17, 23}), less.batch());
   EXPECT_TRUE(contest.overrules());
@@ -187,7 +212,7 @@ TEST(Contest, AnotherBatch_Forgets) {
   for (const auto& [rows, len] : {std::pair{16, 5000}, std::pair{13, 4800}}) {
     Contest contest;
     contest.start(counts({16, 22}), step.batch());
-    run(contest, step.batch(), 6, [](std::int32_t splits, int) { return splits > 20 ? 98e3 : 100e3; });
+    run(contest, step.batch(), 9, [](std::int32_t splits, int) { return splits > 20 ? 980e3 : 1000e3; });
     contest.start(counts({16, 22}), step_of(Splits(static_cast<std::size_t>(rows), len)).batch());
     EXPECT_FALSE(contest.overrules()) << rows;
     EXPECT_EQ(contest.leader().splits, 16);
@@ -200,7 +225,7 @@ TEST(Contest, WhatIsKnown_IsWeighedAgainstThePrice) {
   for (const double dearer : {1.02, 1.05}) {
     Contest contest;
     contest.start(counts({16, 22}), step.batch());
-    run(contest, step.batch(), 6, [](std::int32_t splits, int) { return splits == 22 ? 97e3 : 100e3; });
+    run(contest, step.batch(), 9, [](std::int32_t splits, int) { return splits == 22 ? 970e3 : 1000e3; });
     auto plans = counts({16, 22});
     plans[1].price *= dearer;
     contest.start(plans, step.batch());
@@ -210,12 +235,12 @@ TEST(Contest, WhatIsKnown_IsWeighedAgainstThePrice) {
 
 TEST(Contest, APlanThatWasNotNearForAWhile_IsKnown) {
   const testing::Step step = step_of({50000, 4000});
-  const LayerNs alike = [](std::int32_t, int) { return 100e3; };
+  const LayerNs alike = [](std::int32_t, int) { return 1000e3; };
   Contest contest;
   contest.start(counts({16, 22}), step.batch());
-  run(contest, step.batch(), 6, alike);
+  run(contest, step.batch(), 9, alike);
   contest.start(counts({16, 31}), step.batch());
-  run(contest, step.batch(), 6, alike);
+  run(contest, step.batch(), 9, alike);
   contest.start(counts({16, 22}), step.batch());
   EXPECT_EQ(run(contest, step.batch(), 9, alike).num_trials(), 0);
 }
@@ -224,7 +249,7 @@ TEST(Contest, LeaderThatIsNoLongerNear_LeavesTheChosenOne) {
   const testing::Step step = step_of({50000, 4000});
   Contest contest;
   contest.start(counts({16, 22}), step.batch());
-  run(contest, step.batch(), 6, [](std::int32_t splits, int) { return splits == 22 ? 98e3 : 100e3; });
+  run(contest, step.batch(), 9, [](std::int32_t splits, int) { return splits == 22 ? 980e3 : 1000e3; });
   contest.start(counts({16, 40}), step.batch());
   EXPECT_EQ(contest.leader().splits, 16);
   EXPECT_EQ(contest.lead(), 0.0);
@@ -236,14 +261,14 @@ TEST(Contest, ATrialThatIsFarOff_IsRepeated) {
   Contest contest;
   contest.start(counts({16, 22}), step.batch());
   bool loaded = false;
-  const Ran ran = run(contest, step.batch(), 6, [&](std::int32_t splits, int) {
-    if (splits == 16) return 100e3;
-    return std::exchange(loaded, true) ? 98e3 : 300e3;
+  const Ran ran = run(contest, step.batch(), 8, [&](std::int32_t splits, int) {
+    if (splits == 16) return 1000e3;
+    return std::exchange(loaded, true) ? 980e3 : 3000e3;
   });
-  EXPECT_EQ(ran.leaders, (Splits{16, 16, 16, 22, 22, 22}));
+  EXPECT_EQ(ran.leaders, (Splits{16, 16, 16, 16, 16, 22, 22, 22}));
   Contest slow;
   slow.start(counts({16, 22}), step.batch());
-  const LayerNs slow_with_22 = [](std::int32_t splits, int) { return splits == 16 ? 1e5 : 3e5; };
+  const LayerNs slow_with_22 = [](std::int32_t splits, int) { return splits == 16 ? 1e6 : 3e6; };
   EXPECT_EQ(run(slow, step.batch(), 40, slow_with_22).num_trials(), 3);
 }
 
@@ -290,9 +315,10 @@ TEST(PolicyContest, APlanThatIsFasterThanItsPrice_IsFound) {
       decide_on(policy, 24, kRagged, [&](const Plan& plan) { return plan.max_splits() == usual ? 1.02 : 0.97; });
   EXPECT_EQ(decisions[0].plan.max_splits(), usual);
   EXPECT_EQ(decisions[0].basis, DecisionBasis::kCheapest);
-  ASSERT_TRUE(decisions[1].trial.has_value());
-  EXPECT_NE(decisions[1].trial->plan.max_splits(), usual);
-  EXPECT_THAT(decisions[1].reason(), HasSubstr("one layer tries"));
+  const auto first = std::ranges::find_if(decisions, [](const Decision& it) { return it.trial.has_value(); });
+  ASSERT_NE(first, decisions.end());
+  EXPECT_NE(first->trial->plan.max_splits(), usual);
+  EXPECT_THAT(first->reason(), HasSubstr("one layer tries"));
   const Decision& last = decisions.back();
   EXPECT_NE(last.plan.max_splits(), usual);
   EXPECT_EQ(last.basis, DecisionBasis::kMeasured);
