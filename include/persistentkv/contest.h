@@ -36,7 +36,7 @@ class Contest {
 
   /// The chosen one first, then others by price; at least one, at most kMaxPlans. For a batch like the last (an eighth
   /// of its rows and tokens more or less) what is known of plans cut alike (route, KV heads, splits within a tenth)
-  /// stays known, and the plan that should be fastest by it leads; else the chosen one does.
+  /// stays known, and the leader leads on unless another beats it by its price; else the chosen one leads.
   void start(std::span<const Contender> contenders, const BatchState& batch);
   /// No contenders.
   void stop();
@@ -48,8 +48,8 @@ class Contest {
   [[nodiscard]] const PlanOptions& leader() const { return plans_[leader_].options; }
   /// Null: no trial in this step.
   [[nodiscard]] const PlanOptions* trial() const { return has_trial_ ? &plans_[trial_].options : nullptr; }
-  /// The trial of next() is not run.
-  void drop_trial() { has_trial_ = false; }
+  /// The trial of next() cannot run, or is the leader's plan by another name; it counts as what it should take.
+  void drop_trial();
 
   /// What a layer of the step of next(), or of start(), took with the leader's plan and with the trial's. Of the former
   /// the last of the first three counts, as the first one may wait for the host. Requires ns > 0.

@@ -169,7 +169,7 @@ class Policy {
 
   /// Tells what a decided step took, or each of its layers, with the price of the plan that it ran. Moves the
   /// correction by a fraction of the error, each term by its part in the price; a single step at most by kMaxStep.
-  /// Without effect while learning is off.
+  /// What a trial took moves no price, only the contest. Without effect while learning is off.
   void observe(const Price& predicted, const RunTimes& measured);
 
   /// The next step is decided anew, whatever the last choice was.

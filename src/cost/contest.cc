@@ -59,9 +59,13 @@ void Contest::start(std::span<const Contender> contenders, const BatchState& bat
   num_rows_ = batch.num_rows();
   num_tokens_ = num_tokens;
   step_tokens_ = num_tokens;
+  const bool led = is_on();
+  const PlanOptions last = plans_[leader_].options;
   keep_known(contenders);
-  leader_ = 0;
-  for (std::size_t i = 1; i < num_plans_; ++i) {
+  const auto leads =
+      std::ranges::find_if(contenders, [&](const Contender& it) { return led && cut_alike(it.options, last); });
+  leader_ = leads == contenders.end() ? 0 : static_cast<std::size_t>(leads - contenders.begin());
+  for (std::size_t i = 0; i < num_plans_; ++i) {
     leader_ = beats(plans_[i], plans_[leader_]) ? i : leader_;
   }
 }
@@ -69,6 +73,7 @@ void Contest::start(std::span<const Contender> contenders, const BatchState& bat
 void Contest::stop() {
   num_plans_ = 0;
   num_known_ = 0;
+  leader_ = 0;
   has_trial_ = false;
   sample_ = {};
   trial_sample_ = {};
@@ -141,6 +146,14 @@ void Contest::choose_trial(std::int32_t num_layers) {
   }
   has_trial_ = choice != leader_;
   trial_ = has_trial_ ? choice : trial_;
+}
+
+void Contest::drop_trial() {
+  if (has_trial_) {
+    Entry& entry = plans_[trial_];
+    entry.add(expected(entry));
+    has_trial_ = false;
+  }
 }
 
 void Contest::observe(double ns) {

@@ -23,9 +23,11 @@ void Policy::observe(const Price& predicted, const RunTimes& measured) {
     return;
   }
   const double layer_ns = static_cast<double>(measured.total_ns) + predicted.plan_ns;
-  if (predicted.device_ns == trial_ns_) {
+  if (predicted.device_ns == trial_ns_) {  // compared with its step's other layers; often a kernel's first launch
     contest_.observe_trial(layer_ns);
-  } else if (predicted.device_ns == running_ns_) {
+    return;
+  }
+  if (predicted.device_ns == running_ns_) {
     contest_.observe(layer_ns);
   }
   const double error =

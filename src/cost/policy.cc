@@ -214,6 +214,10 @@ void Policy::take_part(const BatchState& batch, Decision& decision) {
     return;
   }
   const Price price = model_.price(*plan);
+  if (price.device_ns == decision.price.device_ns) {  // measurements of the two could not be told apart
+    contest_.drop_trial();
+    return;
+  }
   decision.trial = Decision::Trial{.plan = *std::move(plan), .price = price};
 }
 

@@ -6,6 +6,8 @@
 
 #include <cmath>
 #include <limits>
+#include <memory>
+#include <utility>
 #include <vector>
 
 #include "base/half.h"
@@ -20,7 +22,9 @@ constexpr AttentionShape kShape{.num_q_heads = 8, .num_kv_heads = 2, .head_dim =
 // Two layers of fp16 pages, and the tensors of one step.
 class EngineTest : public ::testing::Test {
  protected:
-  EngineTest() : layout_(KvLayout::make(KvOrder::kHND, KvPacking::kSeparate, 16, kShape).value()) {
+  explicit EngineTest(std::vector<std::int32_t> seq_lens = {300, 0, 17, 1, 1000})
+      : seq_lens_(std::move(seq_lens)),
+        layout_(KvLayout::make(KvOrder::kHND, KvPacking::kSeparate, 16, kShape).value()) {
     SplitMix64 random(5);
     indptr_ = {0};
     for (const std::int32_t seq_len : seq_lens_) {
@@ -77,7 +81,7 @@ class EngineTest : public ::testing::Test {
     }
   }
 
-  std::vector<std::int32_t> seq_lens_ = {300, 0, 17, 1, 1000};
+  std::vector<std::int32_t> seq_lens_;
   std::vector<std::int32_t> indptr_, indices_;
   KvLayout layout_;
   std::vector<std::uint16_t> kv_data_[2];
@@ -131,6 +135,49 @@ TEST_F(EngineTest, Layers_ShareTheDecision) {
   EXPECT_LT(all.price.plan_ns, one.price.plan_ns / 16.0);
   ASSERT_TRUE(engine.run(all, args(0)).ok());
   expect_correct(0);
+}
+
+/// Runs on the CPU and says that each run took the same time, as many SMs as an H100 has.
+class SteadyBackend : public Backend {
+ public:
+  [[nodiscard]] std::string_view name() const override { return "steady"; }
+  [[nodiscard]] std::string describe() const override { return cpu_->describe(); }
+  [[nodiscard]] Capabilities capabilities() const override { return cpu_->capabilities(); }
+  [[nodiscard]] std::int32_t num_workers() const override { return 132; }
+  Status reserve(const Plan& plan) override { return cpu_->reserve(plan); }
+  Result<RunTimes> run(const Plan& plan, const RunArgs& args) override {
+    PKV_RETURN_IF_ERROR(cpu_->run(plan, args));
+    return RunTimes{.total_ns = 1'000'000, .decode_ns = 1'000'000};
+  }
+
+ private:
+  std::unique_ptr<Backend> cpu_ = make_cpu_backend({.threads = 2}).value();
+};
+
+class LongStepTest : public EngineTest {
+ protected:
+  LongStepTest() : EngineTest({14000, 300, 7000}) {}
+};
+
+// Prices of a GPU's kernels, by which plans of nearly one price are tried.
+TEST_F(LongStepTest, Trial_RunsInTheSecondLayer_AndIsAsExact) {
+  const std::vector<Route> all(std::begin(kAllRoutes), std::end(kAllRoutes));
+  Engine engine = Engine::create(std::make_unique<SteadyBackend>(),
+                                 {.routes = all, .profile = shipped_profile("h100").value(), .num_layers = 32})
+                      .value();
+  int trials = 0;
+  for (int step = 0; step < 8; ++step) {
+    const Decision decision = engine.decide(batch(), DType::kF16).value();
+    trials += decision.trial ? 1 : 0;
+    for (std::size_t layer = 0; layer < 4; ++layer) {
+      const StepRecord record = engine.run(decision, args(layer % 2)).value();
+      const Plan& plan = decision.trial && layer == 1 ? decision.trial->plan : decision.plan;
+      EXPECT_EQ(record.max_splits, plan.max_splits());
+      EXPECT_EQ(record.counters.num_tasks, plan.counters().num_tasks);
+      expect_correct(layer % 2);
+    }
+  }
+  EXPECT_GE(trials, 1);
 }
 
 TEST_F(EngineTest, RoutesOfOptions_AreTheOnlyCandidates) {
