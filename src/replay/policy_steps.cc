@@ -27,6 +27,7 @@ PolicyStep without_regret(const StepRecord& policy) {
           .max_splits = policy.max_splits,
           .predicted_ns = policy.predicted_ns.value_or(0.0),
           .measured_ns = static_cast<double>(policy.run.total_ns),
+          .tried = policy.trial.has_value(),
           .regret = std::nullopt,
           .noise = std::nullopt,
           .cross_regret = std::nullopt,

@@ -86,6 +86,7 @@ Json policy_object(const PolicySummary& policy) {
           {"prediction_bias", nullable(policy.prediction_bias)},
           {"over_best_route", nullable(policy.over_best_route)},
           {"best_route", policy.best_route.empty() ? Json(nullptr) : Json(policy.best_route)},
+          {"trials", policy.trials},
           {"choices", std::move(choices)}};
 }
 

@@ -75,6 +75,8 @@ struct PolicyStep {
   /// Of the device, before and after.
   double predicted_ns = 0.0;
   double measured_ns = 0.0;
+  /// Whether one of its layers tried another plan.
+  bool tried = false;
   /// Wall time over that of the best participant, less 1; with the oracle only. Too high by the noise.
   std::optional<double> regret;
   /// The same estimate where the only other candidate is the same plan, measured again.

@@ -73,6 +73,8 @@ struct PolicySummary {
   std::string best_route;
   /// Steps by chosen route, most first.
   std::vector<std::pair<std::string, std::int64_t>> choices;
+  /// Steps of which one layer tried another plan.
+  std::int64_t trials = 0;
 };
 
 struct RunSummary {

@@ -217,6 +217,7 @@ void fill_prediction(PolicySummary& summary, const std::vector<PolicyStep>& step
 
 void fill_choices(PolicySummary& summary, const std::vector<PolicyStep>& steps) {
   for (const PolicyStep& step : steps) {
+    summary.trials += step.tried ? 1 : 0;
     const std::string name(route_name(step.route));
     const auto found = std::ranges::find(summary.choices, name, &std::pair<std::string, std::int64_t>::first);
     if (found == summary.choices.end()) {

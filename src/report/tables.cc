@@ -89,6 +89,9 @@ std::string policy_lines(const RunSummary& summary) {
   }
   std::string out = fmt::format("\npolicy {} by profile {}{}: steps by choice: {}\n", policy.name, policy.profile,
                                 policy.learns ? ", learning" : "", chosen);
+  if (policy.trials > 0) {
+    out += fmt::format("  one layer tried another plan in {} of {} steps\n", policy.trials, summary.steps);
+  }
   if (policy.prediction_error_p50) {
     out += fmt::format("  predicted against measured device time: median error {}, 90% within {}, bias {}\n",
                        percent(policy.prediction_error_p50), percent(policy.prediction_error_p90),
