@@ -34,9 +34,9 @@ class Contest {
     double price = 0.0;
   };
 
-  /// The chosen one first, then others by price; at least one, at most kMaxPlans. For a batch like the last (an eighth
-  /// of its rows and tokens more or less) what is known of plans cut alike (route, KV heads, splits within a tenth)
-  /// stays known, and the leader leads on unless another beats it by its price; else the chosen one leads.
+  /// The chosen one first, then others by price; at least one, at most kMaxPlans. What was learnt
+  /// of plans cut alike (route, KV heads, splits within a tenth) in batches like this one (rows and tokens within a
+  /// sixteenth) stays known, and the leader leads on unless another beats it by its price; else the chosen one leads.
   void start(std::span<const Contender> contenders, const BatchState& batch);
   /// No contenders.
   void stop();
@@ -73,16 +73,20 @@ class Contest {
     std::array<double, kSamples> ratios{};  // of its samples to its price, the last one first
     std::int32_t num_samples = 0;           // all of them, of which the last are kept
     std::int32_t num_odd = 0;
+    // Of the batch of the last sample.
+    std::int64_t num_rows = 0;
+    std::int64_t num_tokens = 0;
 
     /// The median; requires a sample.
     [[nodiscard]] double ratio() const;
-    void add(double ns_per_token);
   };
   struct Sample {
     double ns_per_token = 0.0;
     std::int32_t num_layers = 0;
   };
   void keep_samples();
+  /// A sample of the step in progress.
+  void add(Entry& entry, double ns_per_token) const;
   void keep_known(std::span<const Contender> contenders);
   void choose_trial(std::int32_t num_layers);
   /// What a token should take; of plans that have not run by the mean ratio of those that have.

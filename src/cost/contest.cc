@@ -43,28 +43,27 @@ double Contest::Entry::ratio() const {
   return 0.5 * (sorted[(count - 1) / 2] + sorted[count / 2]);
 }
 
-void Contest::Entry::add(double ns_per_token) {
-  std::copy_backward(ratios.begin(), ratios.end() - 1, ratios.end());
-  ratios[0] = ns_per_token / price_per_token;
-  ++num_samples;
+void Contest::add(Entry& entry, double ns_per_token) const {
+  std::copy_backward(entry.ratios.begin(), entry.ratios.end() - 1, entry.ratios.end());
+  entry.ratios[0] = ns_per_token / entry.price_per_token;
+  ++entry.num_samples;
+  entry.num_rows = num_rows_;
+  entry.num_tokens = step_tokens_;
 }
 
 void Contest::start(std::span<const Contender> contenders, const BatchState& batch) {
   PKV_ASSERT(!contenders.empty() && contenders.size() <= kMaxPlans);
   keep_samples();
-  const std::int64_t num_tokens = std::max<std::int64_t>(1, batch.attended_tokens());
-  if (!is_on() || !near(batch.num_rows(), num_rows_, kLikeBatch) || !near(num_tokens, num_tokens_, kLikeBatch)) {
-    stop();
-  }
   num_rows_ = batch.num_rows();
-  num_tokens_ = num_tokens;
-  step_tokens_ = num_tokens;
+  num_tokens_ = std::max<std::int64_t>(1, batch.attended_tokens());
+  step_tokens_ = num_tokens_;
   const bool led = is_on();
   const PlanOptions last = plans_[leader_].options;
   keep_known(contenders);
-  const auto leads =
-      std::ranges::find_if(contenders, [&](const Contender& it) { return led && cut_alike(it.options, last); });
-  leader_ = leads == contenders.end() ? 0 : static_cast<std::size_t>(leads - contenders.begin());
+  leader_ = 0;
+  for (std::size_t i = 0; led && i < num_plans_; ++i) {
+    leader_ = plans_[i].num_samples > 0 && cut_alike(plans_[i].options, last) ? i : leader_;
+  }
   for (std::size_t i = 0; i < num_plans_; ++i) {
     leader_ = beats(plans_[i], plans_[leader_]) ? i : leader_;
   }
@@ -80,13 +79,16 @@ void Contest::stop() {
   steps_since_trial_ = 0;
 }
 
-// What was known of the last contenders and of those before them moves to the new ones that are cut alike, the rest is
-// kept for later.
+// What was learnt in batches like this one moves to the contenders that are cut alike, the rest is kept for later.
 void Contest::keep_known(std::span<const Contender> contenders) {
   std::array<Entry, kMaxPlans + kMaxKnown> before;
   const auto begin = before.begin();
   auto end = std::copy_n(plans_.begin(), num_plans_, begin);
   end = std::copy_n(known_.begin(), num_known_, end);
+  end = std::remove_if(begin, end, [&](const Entry& it) {
+    return it.num_samples == 0 || !near(it.num_rows, num_rows_, kLikeBatch) ||
+           !near(it.num_tokens, num_tokens_, kLikeBatch);
+  });
   for (std::size_t i = 0; i < contenders.size(); ++i) {
     const auto same =
         std::find_if(begin, end, [&](const Entry& it) { return cut_alike(it.options, contenders[i].options); });
@@ -100,7 +102,6 @@ void Contest::keep_known(std::span<const Contender> contenders) {
     plans_[i].planned_ns = 0.0;
   }
   num_plans_ = contenders.size();
-  end = std::remove_if(begin, end, [](const Entry& it) { return it.num_samples == 0; });
   num_known_ = std::min(kMaxKnown, static_cast<std::size_t>(end - begin));
   std::copy_n(begin, num_known_, known_.begin());
 }
@@ -151,7 +152,7 @@ void Contest::choose_trial(std::int32_t num_layers) {
 void Contest::drop_trial() {
   if (has_trial_) {
     Entry& entry = plans_[trial_];
-    entry.add(expected(entry));
+    add(entry, expected(entry));
     has_trial_ = false;
   }
 }
@@ -189,7 +190,7 @@ void Contest::keep_samples() {
     ++entry.num_odd;
   } else {
     // One that nobody runs counts as what it should take, so that it is not tried for ever.
-    entry.add(of_trial.num_layers == 0 ? expected(entry) : of_trial.ns_per_token);
+    add(entry, of_trial.num_layers == 0 ? expected(entry) : of_trial.ns_per_token);
   }
 }
 
@@ -222,7 +223,7 @@ bool Contest::beats(const Entry& entry, const Entry& other) const {
 void Contest::add_to_leader(double ns_per_token) {
   Entry& leader = plans_[leader_];
   const double before = leader.ratios[0];
-  leader.add(ns_per_token);
+  add(leader, ns_per_token);
   if (leader.num_samples > 1) {
     const double difference = std::abs(std::log(leader.ratios[0] / before)) / kDifferenceOfTwo;
     ++num_differences_;

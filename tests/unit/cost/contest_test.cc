@@ -201,7 +201,7 @@ TEST(Contest, ALikeBatch_KeepsWhatIsKnown) {
   Contest contest;
   contest.start(counts({16, 22}), step.batch());
   run(contest, step.batch(), 9, faster_with_many);
-  const testing::Step less = step_of(Splits(15, 4100));
+  const testing::Step less = step_of(Splits(15, 4150));
   contest.start(counts({17, 23}), less.batch());
   EXPECT_TRUE(contest.overrules());
   EXPECT_EQ(run(contest, less.batch(), 6, faster_with_many).leaders, Splits(6, 23));
