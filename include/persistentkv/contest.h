@@ -52,7 +52,8 @@ class Contest {
   void drop_trial();
 
   /// What a layer of the step of next(), or of start(), took with the leader's plan and with the trial's. Of the former
-  /// the last of the first three counts, as the first one may wait for the host. Requires ns > 0.
+  /// the last of the first three counts, as the first one may wait for the host. A trial is compared with the leader's
+  /// layer right after it, which nothing but another run is ahead of, either. Requires ns > 0.
   void observe(double ns);
   void observe_trial(double ns);
 
@@ -85,6 +86,7 @@ class Contest {
     std::int32_t num_layers = 0;
   };
   void keep_samples();
+  void keep_trial(double ns_per_token, double of_leader);
   /// A sample of the step in progress.
   void add(Entry& entry, double ns_per_token) const;
   void keep_known(std::span<const Contender> contenders);
@@ -109,8 +111,9 @@ class Contest {
   // Of the step in progress.
   std::int64_t step_tokens_ = 0;
   Sample sample_;
-  Sample trial_sample_;
-  std::int32_t steps_since_trial_ = 0;  // measured ones
+  double trial_ns_per_token_ = 0.0;        // 0: not measured
+  double after_trial_ns_per_token_ = 0.0;  // of the leader's
+  std::int32_t steps_since_trial_ = 0;     // measured ones
   // Relative, of one sample, and how many differences it was learnt from; also of the batches before.
   double noise_ = 0.0;
   std::int32_t num_differences_ = 0;

@@ -12,8 +12,9 @@ namespace pkv {
 
 /// Of a step in which one layer tried another plan (Decision::trial).
 struct TrialTimes {
-  RunTimes leader;  // a layer that ran the decision's plan
-  RunTimes trial;   // the one that ran the other
+  RunTimes before;  // the decision's plan
+  RunTimes trial;   // the other
+  RunTimes after;   // the decision's again
 };
 
 struct StepRecord {

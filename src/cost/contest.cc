@@ -75,7 +75,8 @@ void Contest::stop() {
   leader_ = 0;
   has_trial_ = false;
   sample_ = {};
-  trial_sample_ = {};
+  trial_ns_per_token_ = 0.0;
+  after_trial_ns_per_token_ = 0.0;
   steps_since_trial_ = 0;
 }
 
@@ -158,14 +159,21 @@ void Contest::drop_trial() {
 }
 
 void Contest::observe(double ns) {
-  if (is_on() && step_tokens_ > 0 && sample_.num_layers < kCountedLayers) {
-    sample_ = {.ns_per_token = ns / static_cast<double>(step_tokens_), .num_layers = sample_.num_layers + 1};
+  if (!is_on() || step_tokens_ <= 0) {
+    return;
+  }
+  const double ns_per_token = ns / static_cast<double>(step_tokens_);
+  if (trial_ns_per_token_ > 0.0 && after_trial_ns_per_token_ <= 0.0) {
+    after_trial_ns_per_token_ = ns_per_token;
+  }
+  if (sample_.num_layers < kCountedLayers) {
+    sample_ = {.ns_per_token = ns_per_token, .num_layers = sample_.num_layers + 1};
   }
 }
 
 void Contest::observe_trial(double ns) {
   if (has_trial_ && step_tokens_ > 0) {
-    trial_sample_ = {.ns_per_token = ns / static_cast<double>(step_tokens_), .num_layers = 1};
+    trial_ns_per_token_ = ns / static_cast<double>(step_tokens_);
   }
 }
 
@@ -173,24 +181,31 @@ double Contest::lead() const { return expected(plans_[0]) / expected(plans_[lead
 
 void Contest::keep_samples() {
   const Sample sample = std::exchange(sample_, {});
-  const Sample of_trial = std::exchange(trial_sample_, {});
+  const double of_trial = std::exchange(trial_ns_per_token_, 0.0);
+  const double after = std::exchange(after_trial_ns_per_token_, 0.0);
   const bool had_trial = std::exchange(has_trial_, false);
   if (!is_on() || sample.num_layers == 0) {
     return;
   }
-  steps_since_trial_ = had_trial ? 0 : steps_since_trial_;
   ++steps_since_trial_;
-  add_to_leader(sample.ns_per_token);
-  if (!had_trial) {
-    return;
+  if (had_trial) {
+    steps_since_trial_ = 1;
+    keep_trial(of_trial, after > 0.0 ? after : sample.ns_per_token);
+  } else {
+    add_to_leader(sample.ns_per_token);
   }
+}
+
+// In terms of what the leader takes in other steps.
+void Contest::keep_trial(double ns_per_token, double of_leader) {
   Entry& entry = plans_[trial_];
-  const bool is_odd = of_trial.num_layers == 0 || of_trial.ns_per_token > kOdd * expected(entry);
-  if (is_odd && entry.num_odd < kMaxOdd) {
+  const double should = expected(entry);
+  const double took = expected(plans_[leader_]) * ns_per_token / of_leader;
+  if ((ns_per_token <= 0.0 || took > kOdd * should) && entry.num_odd < kMaxOdd) {
     ++entry.num_odd;
   } else {
     // One that nobody runs counts as what it should take, so that it is not tried for ever.
-    add(entry, of_trial.num_layers == 0 ? expected(entry) : of_trial.ns_per_token);
+    add(entry, ns_per_token > 0.0 ? took : should);
   }
 }
 
@@ -214,7 +229,8 @@ bool Contest::beats(const Entry& entry, const Entry& other) const {
   double variance = 0.0;  // to that of one sample
   for (const Entry* it : {&entry, &other}) {
     if (it->num_samples > 0) {
-      variance += 1.0 / std::min(static_cast<double>(kSamples), static_cast<double>(it->num_samples));
+      const double of_sample = it == &plans_[leader_] ? 1.0 : 2.0;  // a trial's is a difference of two
+      variance += of_sample / std::min(static_cast<double>(kSamples), static_cast<double>(it->num_samples));
     }
   }
   return expected(entry) * (1.0 + kErrorOfMedian * noise_ * std::sqrt(variance)) < expected(other);

@@ -141,9 +141,10 @@ void RoutePlanner::observe(const StepRecord& measured) {
   if (!policy_ || !price_) {
     return;
   }
-  policy_->observe(*price_, measured.trial ? measured.trial->leader : measured.run);
+  policy_->observe(*price_, measured.trial ? measured.trial->before : measured.run);
   if (trial_ && measured.trial) {
     policy_->observe(trial_->price, measured.trial->trial);
+    policy_->observe(*price_, measured.trial->after);
   }
 }
 

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <new>
 #include <numeric>
@@ -15,6 +16,7 @@
 #include "replay/memory.h"
 #include "replay/oracle.h"
 #include "replay/policy_steps.h"
+#include "report/statistics.h"
 
 namespace pkv {
 namespace {
@@ -33,19 +35,17 @@ Status without_exceptions(Steps steps) {
   }
 }
 
-/// Of repeats of one step, all of which tried the same plan or none.
-std::optional<std::int64_t> median_trial_ns(const std::vector<StepRecord>& repeats) {
-  std::vector<std::int64_t> times;
+/// The median of a trial's time over that of the layer after it; of repeats of one step, all of which tried the same
+/// plan or none.
+std::optional<double> median_trial(const std::vector<StepRecord>& repeats) {
+  std::vector<double> ratios;
   for (const StepRecord& record : repeats) {
     if (record.trial) {
-      times.push_back(record.trial->trial.total_ns);
+      ratios.push_back(static_cast<double>(record.trial->trial.total_ns) /
+                       static_cast<double>(std::max<std::int64_t>(1, record.trial->after.total_ns)));
     }
   }
-  if (times.size() < repeats.size() || times.empty()) {
-    return std::nullopt;
-  }
-  std::ranges::sort(times);
-  return times[times.size() / 2];
+  return median(ratios);
 }
 
 }  // namespace
@@ -208,15 +208,16 @@ Status Session::execute_repeats(const StepRows& rows) {
       walls_[i].push_back(static_cast<double>(std::max<std::int64_t>(1, sample.wall_ns)));
     }
   }
-  const std::optional<std::int64_t> trial_ns = median_trial_ns(samples[*policy_idx_]);
+  const std::optional<double> trial = median_trial(samples[*policy_idx_]);
   for (std::vector<StepRecord>& sample : samples) {
     std::nth_element(sample.begin(), sample.begin() + static_cast<std::ptrdiff_t>(repeats / 2), sample.end(), by_wall);
   }
   for (std::size_t route = 0; route < planners_.size(); ++route) {
     step_records_[route] = samples[route][repeats / 2];
   }
-  if (trial_ns) {
-    step_records_[*policy_idx_].trial->trial.total_ns = *trial_ns;
+  if (trial) {
+    TrialTimes& times = *step_records_[*policy_idx_].trial;
+    times.trial.total_ns = std::llround(*trial * static_cast<double>(times.after.total_ns));
   }
   return {};
 }
@@ -276,29 +277,36 @@ Result<StepRecord> Session::execute_with(RoutePlanner& planner, const StepRows& 
   record->run = *times;
   record->wall_ns = layer_wall_ns(now_ns() - begin_ns, times->total_ns, parts_.options.num_layers);
   if (planner.trial() != nullptr) {
-    PKV_RETURN_IF_ERROR(execute_trial(*planner.trial(), rows, *record));
+    PKV_RETURN_IF_ERROR(execute_trial(planner, rows, *record));
   }
   return record;
 }
 
-// One of the layers runs it in place of the plan, on pages of its own: its part of that layer's times, the host's with
-// it.
-Status Session::execute_trial(const Plan& plan, const StepRows& rows, StepRecord& record) {
-  PKV_RETURN_IF_ERROR(parts_.backend.reserve(plan));
-  const auto batch = shifted_batch(rows);
-  if (!batch.ok()) {
-    return batch.error();
-  }
+// A layer that runs the trial, and one that runs the plan as it does, right after another; each on pages of its own.
+// What the trial takes longer than that, and what it costs the host, is spread over the layers.
+Status Session::execute_trial(const RoutePlanner& planner, const StepRows& rows, StepRecord& record) {
+  PKV_RETURN_IF_ERROR(parts_.backend.reserve(*planner.trial()));
+  const auto run = [&](const Plan& plan) -> Result<RunTimes> {
+    const auto batch = shifted_batch(rows);
+    if (!batch.ok()) {
+      return batch.error();
+    }
+    return parts_.backend.run(plan, run_args(*batch));
+  };
   const std::int64_t begin_ns = now_ns();
-  const Result<RunTimes> times = parts_.backend.run(plan, run_args(*batch));
-  if (!times.ok()) {
-    return times.error();
+  const Result<RunTimes> trial = run(*planner.trial());
+  if (!trial.ok()) {
+    return trial.error();
   }
   const std::int64_t wall_ns = now_ns() - begin_ns;
+  const Result<RunTimes> after = run(planner.current());
+  if (!after.ok()) {
+    return after.error();
+  }
   const std::int64_t layers = parts_.options.num_layers;
-  record.trial = TrialTimes{.leader = record.run, .trial = *times};
-  record.wall_ns += (wall_ns - record.run.total_ns) / layers;
-  record.run.total_ns += (times->total_ns - record.run.total_ns) / layers;
+  record.trial = TrialTimes{.before = record.run, .trial = *trial, .after = *after};
+  record.wall_ns += (wall_ns - after->total_ns) / layers;
+  record.run.total_ns += (trial->total_ns - after->total_ns) / layers;
   return {};
 }
 

@@ -72,7 +72,7 @@ class Session {
   /// With the oracle: the policy, as it stood ahead of the step.
   Result<StepRecord> execute_policy(const StepRows& rows);
   /// Plans and runs under the next shift of page ids.
-  Status execute_trial(const Plan& plan, const StepRows& rows, StepRecord& record);
+  Status execute_trial(const RoutePlanner& planner, const StepRows& rows, StepRecord& record);
   Result<StepRecord> execute_with(RoutePlanner& planner, const StepRows& rows);
   Status execute_participant(const StepRows& rows, std::size_t participant);
   Status execute_probe(const StepRows& rows);
