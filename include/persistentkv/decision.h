@@ -120,13 +120,15 @@ struct Decision {
   /// Of the basis: the prices' error, a fraction (kRuleKept), the formula's ns (kPaperFormula), workers or SMs (rules),
   /// how much longer the cheapest by price took, a fraction (kMeasured).
   double basis_figure = 0.0;
-  /// A plan that is priced nearly as low: one layer of the step, best its second, should run it in place of `plan` and
-  /// tell Policy::observe. It is as exact; whoever does not run it loses nothing but its planning.
+  /// A plan that is priced nearly as low, for one layer of the step in place of `plan`, best the second, whose time
+  /// Policy::observe_trial is told. As exact; whoever does not run it loses nothing but its planning.
   struct Trial {
     Plan plan;
     Price price;
   };
   std::optional<Trial> trial = std::nullopt;
+  /// Of its policy, from 1; 0: not a policy's.
+  std::int64_t serial = 0;
   /// Time that deciding and planning took; 0 when nobody measured it.
   std::int64_t plan_ns = 0;
 
@@ -169,10 +171,13 @@ class Policy {
 
   /// Tells what a decided step took, or each of its layers, with the price of the plan that it ran. Moves the
   /// correction by a fraction of the error, each term by its part in the price; a single step at most by kMaxStep.
-  /// What a trial took moves no price, only the contest. Without effect while learning is off.
+  /// Without effect while learning is off.
   void observe(const Price& predicted, const RunTimes& measured);
+  /// Tells what the last decision's trial took, and the layer right after it, which ran the decision's plan. Moves no
+  /// price.
+  void observe_trial(const RunTimes& trial, const RunTimes& after);
 
-  /// The next step is decided anew, whatever the last choice was.
+  /// The next step is decided anew, whatever the last choice was and whatever contests have shown.
   void forget_choice() {
     last_.reset();
     contest_.stop();
@@ -250,9 +255,8 @@ class Policy {
   double last_ns_ = 0.0;
   std::vector<Contest::Contender> near_;  // of the last search by gpu_rule, its choice first
   Contest contest_;
-  // Prices of the last decision's plans on the device, by which measurements of them are known; 0: none.
-  double running_ns_ = 0.0;
-  double trial_ns_ = 0.0;
+  double running_ns_ = 0.0;  // device_ns of the last decision, by which a measurement of it is known
+  std::int64_t num_decisions_ = 0;
 };
 
 }  // namespace pkv

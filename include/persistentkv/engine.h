@@ -58,8 +58,8 @@ class Engine {
   /// PlanOptions::num_workers is taken from the backend. Errors: as make_plan and Backend::reserve; kUnsupported
   /// for a route that the backend does not run.
   Result<Decision> plan(const BatchState& batch, DType kv_dtype, const PlanOptions& options);
-  /// Executes a decision for one layer and waits for it; the second time after its decide() the decision's trial, if it
-  /// has one, which is as exact. The record says what ran. Errors: as Backend::run.
+  /// Executes a decision for one layer and waits for it. The second run of the last decide()'s decision executes its
+  /// trial, if it has one (Decision::trial), which is as exact; the record says what ran. Errors: as Backend::run.
   Result<StepRecord> run(const Decision& decision, const RunArgs& args);
 
   [[nodiscard]] Backend& backend() { return *backend_; }
@@ -79,7 +79,13 @@ class Engine {
   std::int32_t num_layers_ = 1;
   Learning learning_ = Learning::kOn;
   std::optional<Policy> policy_;
-  std::int32_t layers_run_ = 0;  // of the last decision
+  /// Of the last decide()'s decision.
+  struct Layers {
+    std::int64_t serial = 0;
+    std::int32_t num_run = 0;
+    std::optional<RunTimes> trial = std::nullopt;  // until the layer after it has run
+  };
+  Layers layers_;
 };
 
 }  // namespace pkv

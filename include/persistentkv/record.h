@@ -28,7 +28,8 @@ struct StepRecord {
   std::optional<double> predicted_ns = std::nullopt;
   /// Validation, decision and plan construction.
   std::int64_t plan_ns = 0;
-  /// Device clock: dispatch, decode, merge. Of an average layer where one of them tried another plan.
+  /// Device clock: dispatch, decode, merge. Where one of the layers tried another plan, the total is that of an average
+  /// layer, no less than that of the others.
   RunTimes run = {};
   /// Wall clock around planning and execution of a layer. Where several layers are known to run a plan
   /// (EngineOptions::num_layers) a layer has its part of planning.

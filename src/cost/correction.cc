@@ -1,5 +1,5 @@
-// What a policy learns from measured steps: a normalised gradient step on the logarithm of the price.
-// Not here: the search (policy.cc).
+// What a policy learns from measured steps, told to its contest, too: a normalised gradient step on the logarithm of
+// the price. Not here: the search (policy.cc).
 #include <algorithm>
 #include <cmath>
 
@@ -22,13 +22,8 @@ void Policy::observe(const Price& predicted, const RunTimes& measured) {
   if (options_.learning == Learning::kOff || predicted.device_ns <= 0.0 || measured.total_ns <= 0) {
     return;
   }
-  const double layer_ns = static_cast<double>(measured.total_ns) + predicted.plan_ns;
-  if (predicted.device_ns == trial_ns_) {  // compared with its step's other layers; often a kernel's first launch
-    contest_.observe_trial(layer_ns);
-    return;
-  }
   if (predicted.device_ns == running_ns_) {
-    contest_.observe(layer_ns);
+    contest_.observe(static_cast<double>(measured.total_ns) + predicted.plan_ns);
   }
   const double error =
       kRate * std::clamp(std::log(static_cast<double>(measured.total_ns) / predicted.device_ns), -kOdd, kOdd);
@@ -49,6 +44,12 @@ void Policy::observe(const Price& predicted, const RunTimes& measured) {
   model_.set_correction({.memory = bounded(old.memory * std::exp(error * memory / norm)),
                          .arithmetic = bounded(old.arithmetic * std::exp(error * arithmetic / norm)),
                          .fixed = bounded(old.fixed * std::exp(error * fixed / norm))});
+}
+
+void Policy::observe_trial(const RunTimes& trial, const RunTimes& after) {
+  if (trial.total_ns > 0 && after.total_ns > 0) {
+    contest_.observe_trial(static_cast<double>(trial.total_ns), static_cast<double>(after.total_ns));
+  }
 }
 
 }  // namespace pkv

@@ -35,8 +35,8 @@ constexpr double kCountShare = 0.992;
 constexpr double kIdleShare = 1.04;
 constexpr double kManyWaves = 1.5;
 
-constexpr std::size_t kMaxCuts = 48;      // that are looked at; the rest cannot be near
-constexpr std::int64_t kOtherTasks = 10;  // near cuts have a tenth more tasks or less
+constexpr std::size_t kMaxCuts = 48;      // remembered as perhaps near; a search looks at some 30
+constexpr std::int64_t kOtherTasks = 10;  // near cuts have at least a tenth more tasks or fewer
 
 class Search {
  public:

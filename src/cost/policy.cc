@@ -1,5 +1,5 @@
-// The search for the cheapest plan: outlines, bounds, then whole plans.
-// Not here: prices of plans (price.cc), what is learnt from measurements (correction.cc).
+// The search for the cheapest plan: outlines, bounds, then whole plans; who takes part in a contest.
+// Not here: prices of plans (price.cc), what is learnt from measurements (correction.cc, contest.cc).
 //
 // Cost: an outline is a pass over the rows (about 30 ns at 8 rows), there are 20 to 60 of them; a plan and its
 // price take about 10 ns a task. 8 rows are decided in 10 us for a few workers, in 50 us for the 132 of an H100.
@@ -145,7 +145,9 @@ Result<Decision> Policy::decide(const BatchState& batch, Plan&& recycled) {
                               : options_.kind == PolicyKind::kPaper ? decide_paper(batch, std::move(recycled))
                                                                     : decide_auto(batch, std::move(recycled));
   running_ns_ = decision.ok() ? decision->price.device_ns : 0.0;
-  trial_ns_ = decision.ok() && decision->trial ? decision->trial->price.device_ns : 0.0;
+  if (decision.ok()) {
+    decision->serial = ++num_decisions_;
+  }
   return decision;
 }
 
@@ -173,21 +175,23 @@ void Policy::remember(const BatchState& batch, const PlanOptions& options, const
 }
 
 std::optional<Decision> Policy::carry_on(const BatchState& batch, Plan& recycled) {
-  auto plan = make_plan(batch, contest_.is_on() ? contest_.next(batch, model_.inputs().num_layers) : *last_,
-                        std::move(recycled));
+  const PlanOptions before = *last_;
+  if (contest_.is_on()) {
+    last_ = contest_.next(batch, model_.inputs().num_layers);
+  }
+  auto plan = make_plan(batch, *last_, std::move(recycled));
   if (!plan.ok()) {
     recycled = {};
     return std::nullopt;
   }
   const Price price = model_.price(*plan);
+  if (last_->route != before.route || last_->splits != before.splits) {  // another leads
+    remember(batch, *last_, price);
+  }
   const Correction& now = model_.correction();
   const double corrected = std::max({now.memory / last_correction_.memory, now.arithmetic / last_correction_.arithmetic,
                                      now.fixed / last_correction_.fixed});
-  double& before_ns = contest_.is_on() ? contest_.leader_price_ns() : last_ns_;
-  if (before_ns == 0.0) {
-    before_ns = price.total_ns();
-  }
-  if (options_.kind == PolicyKind::kAuto && price.total_ns() > before_ns * kDearerFactor * corrected) {
+  if (options_.kind == PolicyKind::kAuto && price.total_ns() > last_ns_ * kDearerFactor * corrected) {
     recycled = *std::move(plan);
     return std::nullopt;
   }
@@ -214,10 +218,6 @@ void Policy::take_part(const BatchState& batch, Decision& decision) {
     return;
   }
   const Price price = model_.price(*plan);
-  if (price.device_ns == decision.price.device_ns) {  // measurements of the two could not be told apart
-    contest_.drop_trial();
-    return;
-  }
   decision.trial = Decision::Trial{.plan = *std::move(plan), .price = price};
 }
 
@@ -363,7 +363,7 @@ void Policy::start_contest(const BatchState& batch, Decision& decision) {
     contest_.stop();
     return;
   }
-  // Whole rows may have been chosen beside the rule's cuts; their price is not of the search, but nearly that.
+  // Whole rows may have been chosen beside the rule's cuts, at a price that counts planning and corrections, too.
   std::array<Contest::Contender, Contest::kMaxPlans> contenders = {{{.options = *last_, .price = near_.front().price}}};
   std::size_t num = 1;
   for (const Contest::Contender& it : near_) {
@@ -377,20 +377,19 @@ void Policy::start_contest(const BatchState& batch, Decision& decision) {
   contest_.next(batch, model_.inputs().num_layers);
   if (contest_.overrules()) {
     auto plan = make_plan(batch, contest_.leader(), std::move(scratch_));
-    if (!plan.ok()) {  // what was measured came of a smaller step
+    if (!plan.ok()) {  // too large a grid, where the chosen plan is none
       scratch_ = {};
       contest_.stop();
     } else {
+      last_ = contest_.leader();
       scratch_ = std::exchange(decision.plan, *std::move(plan));
       decision.price = model_.price(decision.plan);
       decision.predicted_ns = decision.price.device_ns;
       decision.candidates.insert(decision.candidates.begin(), candidate_of(decision.plan, decision.price));
     }
   }
-  if (contest_.is_on()) {
-    contest_.leader_price_ns() = decision.price.total_ns();
-    take_part(batch, decision);
-  }
+  last_ns_ = decision.price.total_ns();
+  take_part(batch, decision);
 }
 
 void Policy::show_near(const BatchState& batch, std::vector<Candidate>& candidates) {

@@ -129,10 +129,10 @@ Result<Decision> Engine::decide(const BatchState& batch, DType kv_dtype, const K
     return decision;
   }
   PKV_RETURN_IF_ERROR(backend_->reserve(decision->plan));
-  if (decision->trial) {
-    PKV_RETURN_IF_ERROR(backend_->reserve(decision->trial->plan));
+  if (decision->trial && !backend_->reserve(decision->trial->plan).ok()) {
+    decision->trial.reset();
   }
-  layers_run_ = 0;
+  layers_ = {.serial = decision->serial};
   decision->plan_ns = now_ns() - begin_ns;
   return decision;
 }
@@ -169,17 +169,23 @@ Result<Decision> Engine::plan(const BatchState& batch, DType kv_dtype, const Pla
 
 Result<StepRecord> Engine::run(const Decision& decision, const RunArgs& args) {
   const std::int64_t begin_ns = now_ns();
-  const bool tries = decision.trial.has_value() && layers_run_ == 1;
+  const bool is_last = decision.serial > 0 && decision.serial == layers_.serial;
+  const bool tries = is_last && decision.trial.has_value() && layers_.num_run == 1;
+  layers_.num_run += is_last ? 1 : 0;
   const Plan& plan = tries ? decision.trial->plan : decision.plan;
   const Price& price = tries ? decision.trial->price : decision.price;
   Result<RunTimes> times = backend_->run(plan, args);
   if (!times.ok()) {
     return times.error();
   }
-  ++layers_run_;
   const bool priced = price.device_ns > 0.0;
-  if (priced && policy_) {
+  if (tries) {
+    layers_.trial = *times;
+  } else if (priced && policy_) {
     policy_->observe(price, *times);
+    if (is_last && layers_.trial) {
+      policy_->observe_trial(*std::exchange(layers_.trial, std::nullopt), *times);
+    }
   }
   return StepRecord{.step_idx = 0,
                     .route = plan.route(),

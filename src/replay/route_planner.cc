@@ -142,9 +142,8 @@ void RoutePlanner::observe(const StepRecord& measured) {
     return;
   }
   policy_->observe(*price_, measured.trial ? measured.trial->before : measured.run);
-  if (trial_ && measured.trial) {
-    policy_->observe(trial_->price, measured.trial->trial);
-    policy_->observe(*price_, measured.trial->after);
+  if (measured.trial) {
+    policy_->observe_trial(measured.trial->trial, measured.trial->after);
   }
 }
 

@@ -285,28 +285,29 @@ Result<StepRecord> Session::execute_with(RoutePlanner& planner, const StepRows& 
 // A layer that runs the trial, and one that runs the plan as it does, right after another; each on pages of its own.
 // What the trial takes longer than that, and what it costs the host, is spread over the layers.
 Status Session::execute_trial(const RoutePlanner& planner, const StepRows& rows, StepRecord& record) {
-  PKV_RETURN_IF_ERROR(parts_.backend.reserve(*planner.trial()));
-  const auto run = [&](const Plan& plan) -> Result<RunTimes> {
-    const auto batch = shifted_batch(rows);
-    if (!batch.ok()) {
-      return batch.error();
-    }
-    return parts_.backend.run(plan, run_args(*batch));
-  };
+  auto batch = shifted_batch(rows);
+  if (!batch.ok()) {
+    return batch.error();
+  }
   const std::int64_t begin_ns = now_ns();
-  const Result<RunTimes> trial = run(*planner.trial());
+  PKV_RETURN_IF_ERROR(parts_.backend.reserve(*planner.trial()));
+  const Result<RunTimes> trial = parts_.backend.run(*planner.trial(), run_args(*batch));
   if (!trial.ok()) {
     return trial.error();
   }
   const std::int64_t wall_ns = now_ns() - begin_ns;
-  const Result<RunTimes> after = run(planner.current());
+  batch = shifted_batch(rows);
+  if (!batch.ok()) {
+    return batch.error();
+  }
+  const Result<RunTimes> after = parts_.backend.run(planner.current(), run_args(*batch));
   if (!after.ok()) {
     return after.error();
   }
   const std::int64_t layers = parts_.options.num_layers;
   record.trial = TrialTimes{.before = record.run, .trial = *trial, .after = *after};
-  record.wall_ns += (wall_ns - after->total_ns) / layers;
-  record.run.total_ns += (trial->total_ns - after->total_ns) / layers;
+  record.wall_ns += std::max<std::int64_t>(0, wall_ns - after->total_ns) / layers;
+  record.run.total_ns += std::max<std::int64_t>(0, trial->total_ns - after->total_ns) / layers;
   return {};
 }
 
@@ -426,9 +427,7 @@ Status Session::verify(const StepRows& rows) {
   return {};
 }
 
-Status Session::verify_route(const BatchState& batch, std::span<const double> expected, std::size_t route_idx,
-                             std::int64_t step_idx) {
-  const Plan& plan = planners_[route_idx].current();
+Result<Comparison> Session::compare_plan(const BatchState& batch, std::span<const double> expected, const Plan& plan) {
   const RunArgs args = run_args(batch);
   PKV_RETURN_IF_ERROR(tensors_.poison_outputs());
   PKV_RETURN_IF_ERROR(parts_.backend.reserve(plan));
@@ -441,8 +440,27 @@ Status Session::verify_route(const BatchState& batch, std::span<const double> ex
     return outputs.error();
   }
   const AttentionShape& shape = parts_.options.shape;
-  return keep_comparison(compare_outputs(*outputs, expected, shape, Tolerance::of(args.kv.dtype, args.q.dtype, shape)),
-                         route_idx, step_idx);
+  return compare_outputs(*outputs, expected, shape, Tolerance::of(args.kv.dtype, args.q.dtype, shape));
+}
+
+Status Session::verify_route(const BatchState& batch, std::span<const double> expected, std::size_t route_idx,
+                             std::int64_t step_idx) {
+  const RoutePlanner& planner = planners_[route_idx];
+  Result<Comparison> found = compare_plan(batch, expected, planner.current());
+  if (!found.ok()) {
+    return found.error();
+  }
+  if (planner.trial() != nullptr) {
+    const Result<Comparison> of_trial = compare_plan(batch, expected, *planner.trial());
+    if (!of_trial.ok()) {
+      return of_trial.error();
+    }
+    found->max_abs = std::max(found->max_abs, of_trial->max_abs);
+    found->sum_abs += of_trial->sum_abs;
+    found->num_values += of_trial->num_values;
+    found->worst = found->worst ? found->worst : of_trial->worst;
+  }
+  return keep_comparison(*std::move(found), route_idx, step_idx);
 }
 
 Status Session::keep_comparison(Comparison found, std::size_t route_idx, std::int64_t step_idx) {

@@ -72,13 +72,15 @@ class Session {
   /// With the oracle: the policy, as it stood ahead of the step.
   Result<StepRecord> execute_policy(const StepRows& rows);
   /// Plans and runs under the next shift of page ids.
-  Status execute_trial(const RoutePlanner& planner, const StepRows& rows, StepRecord& record);
   Result<StepRecord> execute_with(RoutePlanner& planner, const StepRows& rows);
+  Status execute_trial(const RoutePlanner& planner, const StepRows& rows, StepRecord& record);
   Status execute_participant(const StepRows& rows, std::size_t participant);
   Status execute_probe(const StepRows& rows);
   Status execute_in_cache(const StepRows& rows);
   Status execute_mlp(const StepRows& rows);
   Status verify(const StepRows& rows);
+  /// Runs the plan on poisoned outputs.
+  Result<Comparison> compare_plan(const BatchState& batch, std::span<const double> expected, const Plan& plan);
   Status verify_route(const BatchState& batch, std::span<const double> expected, std::size_t route_idx,
                       std::int64_t step_idx);
   Status keep_comparison(Comparison found, std::size_t route_idx, std::int64_t step_idx);

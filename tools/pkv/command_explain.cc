@@ -379,10 +379,7 @@ Walk walk_trace(const RunOptions& options, const Trace& trace, const ReplayOptio
   const auto tell = [&] {
     const std::optional<TrialTimes>& trial = untold->record.trial;
     walk.policy.observe(untold->decision.price, trial ? trial->before : untold->record.run);
-    if (trial && untold->decision.trial) {
-      walk.policy.observe(untold->decision.trial->price, trial->trial);
-      walk.policy.observe(untold->decision.price, trial->after);
-    }
+    if (trial) walk.policy.observe_trial(trial->trial, trial->after);
     walk.learnt_steps += options.learning == Learning::kOn ? 1 : 0;
     untold.reset();
   };
