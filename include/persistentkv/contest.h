@@ -90,6 +90,7 @@ class Contest {
   void keep_sample();
   void keep_known(std::span<const Contender> contenders);
   void choose_trial(std::int32_t num_layers);
+  void add_sample(Entry& entry, double handicap) const;
   /// Whether it should be faster than the leader by more than the noise of its samples.
   [[nodiscard]] bool beats_leader(const Entry& entry) const;
 

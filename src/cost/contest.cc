@@ -134,6 +134,9 @@ const PlanOptions& Contest::next(const BatchState& batch, std::int32_t num_layer
   step_tokens_ = batch.attended_tokens();
   for (std::size_t i = 0; i < num_plans_; ++i) {
     if (beats_leader(plans_[i])) {
+      if (plans_[leader_].num_samples == 0) {
+        add_sample(plans_[leader_], 1.0);  // the new leader's trials were its own, too
+      }
       leader_ = i;
       leader_ratio_ = 0.0;
     }
@@ -200,8 +203,12 @@ void Contest::observe_trial(double ns, double leader_ns) {
     ++entry.num_failed;
     return;
   }
+  add_sample(entry, took / entry.price);
+}
+
+void Contest::add_sample(Entry& entry, double handicap) const {
   std::copy_backward(entry.handicaps.begin(), entry.handicaps.end() - 1, entry.handicaps.end());
-  entry.handicaps[0] = took / entry.price;
+  entry.handicaps[0] = handicap;
   ++entry.num_samples;
   entry.num_rows = num_rows_;
   entry.num_tokens = step_tokens_;

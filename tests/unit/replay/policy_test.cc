@@ -130,6 +130,54 @@ TEST(ReplayPolicy, SamePlansWithoutLearning) {
   }
 }
 
+/// A layer takes 1 ms with the plan of the first, and 3.2% longer with any other.
+class FirstPlanIsBestBackend final : public OracleBackend {
+ public:
+  Result<RunTimes> run(const Plan& plan, const RunArgs& args) override {
+    PKV_RETURN_IF_ERROR(OracleBackend::run(plan, args));
+    best_splits_ = best_splits_ == 0 ? plan.max_splits() : best_splits_;
+    return RunTimes{.total_ns = plan.max_splits() == best_splits_ ? 1'000'000 : 1'032'000};
+  }
+  [[nodiscard]] std::int32_t num_workers() const override { return 132; }
+
+ private:
+  std::int32_t best_splits_ = 0;
+};
+
+// One layer of 32 is 32 us slower: 1 us of an average layer. Verified as the plan itself is.
+TEST(ReplayPolicy, ATrial_CostsItsPartOfALayer) {
+  Trace trace = tiny_trace();
+  trace.requests = {{.arrival = 0, .prompt_len = 14000, .decode_len = 8},
+                    {.arrival = 0, .prompt_len = 7000, .decode_len = 8}};
+  for (const std::int32_t oracle_repeats : {0, 3}) {
+    ReplayOptions options = with_policy(oracle_repeats);
+    options.run.profile = shipped_profile("h100").value();
+    options.run.routes.erase(options.run.routes.begin(), options.run.routes.end() - 1);
+    options.run.baseline = Route::kRow;
+    options.run.num_layers = 32;
+    FirstPlanIsBestBackend backend;
+    CountingObserver observer;
+    const RunRecords records = replay(trace, options, backend, observer).value();
+    ASSERT_FALSE(records.error.has_value()) << records.error->message;
+    std::int64_t trials = 0;
+    for (const StepRecord& step : records.routes[0].steps) {
+      EXPECT_EQ(step.run.total_ns, step.trial ? 1'001'000 : 1'000'000);
+      EXPECT_GE(step.wall_ns, step.run.total_ns);
+      if (step.trial) {
+        EXPECT_EQ(step.trial->before.total_ns, 1'000'000);
+        EXPECT_EQ(step.trial->trial.total_ns, 1'032'000);
+        EXPECT_EQ(step.trial->after.total_ns, 1'000'000);
+        ++trials;
+      }
+    }
+    EXPECT_GE(trials, 1);
+    EXPECT_EQ(records.routes[0].errors->num_steps, 8);
+    const RunSummary summary = summarize(records);
+    EXPECT_EQ(summary.policy->trials, trials);
+    EXPECT_THAT(run_table(summary, TextStyle::kPlain), ::testing::HasSubstr("one layer tried another plan in"));
+  }
+}
+
 TEST(ReplayPolicy, OptionsThatCannotBe_AreErrors) {
   ReplayOptions options = with_policy(0);
   options.run.profile.reset();
