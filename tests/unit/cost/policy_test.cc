@@ -64,6 +64,18 @@ TEST(Policy, H100_WholeRowsOnAPartOfTheSms_AreSplit) {
   EXPECT_EQ(splits_of(12, 2500), 1);
 }
 
+TEST(Policy, H100_ChoosesAmongItsRoutesOnly) {
+  const testing::Step ragged = step_of({60000, 30000, 9000, 5000, 2500, 2000, 1500, 1000});
+  for (const Route route : {Route::kSplit, Route::kWorkqueue}) {
+    Policy policy = policy_of(shipped("h100"), {.routes = {Route::kRow, route}, .search = SearchMode::kAlways});
+    const Decision decision = policy.decide(ragged.batch()).value();
+    EXPECT_EQ(decision.plan.route(), route);
+    for (const Candidate& candidate : decision.candidates) {
+      EXPECT_TRUE(candidate.route == route || candidate.route == Route::kRow);
+    }
+  }
+}
+
 // Tasks that take 8 us to plan are worth it for 32 layers, and not for one.
 TEST(Policy, MoreLayers_AffordMoreTasks) {
   DeviceProfile profile = shipped("h100");
