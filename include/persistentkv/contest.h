@@ -2,7 +2,9 @@
 // Not here: prices, and which plans are near enough to take part (decision.h).
 #pragma once
 
+#include <algorithm>
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <span>
 
@@ -13,20 +15,22 @@ namespace pkv {
 
 /// Prices are surer of a plan's size than of the order of plans that are nearly equal, and that order differs from one
 /// device to the next of its kind (docs/decisions/0007). So one layer of a step tries a plan that is priced nearly as
-/// low as the leader's, is compared with the layer after it, and a plan that is faster by more than the noise leads on.
-/// All plans are exact, so a trial costs what planning and copying it costs the host and the part of a layer by which
-/// it is slower. Trials are as far apart as keeps that below kCost of all steps; a step has one at most.
-/// Deterministic for the same measurements.
+/// low as the chosen one and is compared with the layer after it, and a plan that is faster by more than the noise
+/// takes the lead: the other layers run it from the next step on. All plans are exact, so a trial costs what planning
+/// and copying it costs the host and the part of a layer by which it is slower. Trials are as far apart as keeps that
+/// below kCost of all steps; a step has one at most. Deterministic for the same measurements.
 ///
 /// The noise is what the leader's steps differ by from one to the next, as multiples of their price. It says how often
-/// each plan is tried, to tell half a percent; above kMaxNoise nothing is, nor after a step that nobody measured. A
-/// trial a tenth slower or faster than it should be was disturbed, or the layer after it was (a kernel's first launch
+/// each plan is tried, to tell half a percent; above kMaxNoise nothing is tried, nor after a step that nobody measured.
+/// A trial a tenth slower or faster than it should be was disturbed, or the layer after it was (a kernel's first launch
 /// loads it); it is repeated, twice at most.
 class Contest {
  public:
   static constexpr std::size_t kMaxPlans = 6;
   static constexpr double kCost = 0.002;
   static constexpr double kMaxNoise = 0.012;
+  /// Of a step: one ahead of the trial, the trial, one after it.
+  static constexpr std::int32_t kMinLayers = 3;
 
   struct Contender {
     PlanOptions options;
@@ -36,31 +40,33 @@ class Contest {
 
   /// The chosen one first, then others by price; at least one, at most kMaxPlans. What was learnt of plans cut alike
   /// (route, KV heads, splits within a tenth) in batches like this one (rows and tokens within a sixteenth) stays
-  /// known, and their leader leads on unless the chosen one is cheaper by it or another beats it; else the chosen one
-  /// leads.
+  /// known, and their leader keeps the lead unless by it the chosen one should be faster or another is; else the chosen
+  /// one leads.
   void start(std::span<const Contender> contenders, const BatchState& batch);
   /// No contenders, nothing known but the noise.
   void stop();
   [[nodiscard]] bool is_on() const { return num_plans_ > 0; }
 
-  /// Of the next step, also of the one after start(), whose plan is run by so many layers: the leader's plan, and the
-  /// trial where it is time for one. Requires is_on().
-  const PlanOptions& next(const BatchState& batch, std::int32_t num_layers);
+  /// Ends the step before and gives the lead to what it has shown to be faster. Requires is_on().
+  const PlanOptions& choose_leader();
   [[nodiscard]] const PlanOptions& leader() const { return plans_[leader_].options; }
+  /// Begins a step, whose plan is the leader's and is run by so many layers, and chooses its trial, where it is time
+  /// for one. Requires is_on().
+  void begin_step(const BatchState& batch, std::int32_t num_layers);
   /// Null: no trial in this step.
   [[nodiscard]] const PlanOptions* trial() const { return has_trial_ ? &plans_[trial_].options : nullptr; }
-  /// The trial of next() cannot run; it is not tried again.
+  /// The trial of this step cannot run; it is not tried again in batches like this one.
   void drop_trial();
 
-  /// What a layer of the step of next() took with the leader's plan; of several layers the last of the first three
+  /// What a layer of the step took with the leader's plan; of several layers the last of the first three
   /// counts, as the first may wait for the host. Requires ns > 0.
   void observe(double ns);
   /// What the trial's layer took, and the leader's right after it. Requires both above 0.
   void observe_trial(double ns, double leader_ns);
 
-  /// Whether another than the cheapest by price leads.
+  /// Whether another than the chosen one leads.
   [[nodiscard]] bool overrules() const { return leader_ != 0; }
-  /// How much longer the cheapest by price should take than the leader, a fraction.
+  /// How much longer the chosen one should take than the leader, a fraction, at least 0.
   [[nodiscard]] double lead() const;
 
  private:
@@ -72,12 +78,13 @@ class Contest {
     // Time to price, in terms of the first leader's: the last samples, the newest first.
     std::array<double, kSamples> handicaps{};
     std::int32_t num_samples = 0;  // all of them, of which the last are kept
-    std::int32_t num_failed = 0;   // trials that were disturbed or not run
+    std::int32_t num_odd = 0;      // disturbed trials
+    std::int32_t num_not_run = 0;
     // Of the batch of the last sample.
     std::int64_t num_rows = 0;
     std::int64_t num_tokens = 0;
 
-    [[nodiscard]] double kept() const;
+    [[nodiscard]] std::size_t kept() const { return std::min(kSamples, static_cast<std::size_t>(num_samples)); }
     /// Price times the median handicap, 1 without a sample.
     [[nodiscard]] double expected() const;
   };
@@ -85,12 +92,13 @@ class Contest {
     double ns = 0.0;
     std::int32_t num_layers = 0;
   };
-  /// Of entries, the one cut as `options` or most nearly so; end: none alike.
+  /// Of entries, the one cut most nearly as `options`; end: none alike.
   static Entry* find_alike(Entry* begin, Entry* end, const PlanOptions& options);
   void keep_sample();
   void keep_known(std::span<const Contender> contenders);
   void choose_trial(std::int32_t num_layers);
   void add_sample(Entry& entry, double handicap) const;
+  void count_not_run(std::int32_t times);
   /// Whether it should be faster than the leader by more than the noise of its samples.
   [[nodiscard]] bool beats_leader(const Entry& entry) const;
 
@@ -105,7 +113,7 @@ class Contest {
   std::int64_t num_rows_ = 0;
   std::int64_t num_tokens_ = 0;
   std::int64_t step_tokens_ = 0;
-  bool in_step_ = false;                // since next()
+  bool in_step_ = false;                // since begin_step()
   Sample sample_;                       // of the step in progress
   double layer_ns_ = 0.0;               // of the last step; 0: nobody measured it
   std::int32_t steps_since_trial_ = 0;  // measured ones

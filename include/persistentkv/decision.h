@@ -103,7 +103,7 @@ enum class DecisionBasis : std::uint8_t {
   kRuleKept,         // cpu_rule's plan: no candidate was cheaper by more than the prices' error
   kRuleNotSearched,  // cpu_rule's plan: by a bound no candidate can be cheaper by that and a search
   kCarriedOn,        // the last step's choice
-  kMeasured,         // not the cheapest by price, but the fastest of those near it, as steps have shown
+  kMeasured,         // not the one that prices chose, but one near it that trials have shown to be faster
   kPaperGates,
   kPaperFormula,
 };
@@ -118,7 +118,7 @@ struct Decision {
   std::vector<Candidate> candidates;
   DecisionBasis basis = DecisionBasis::kNamed;
   /// Of the basis: the prices' error, a fraction (kRuleKept), the formula's ns (kPaperFormula), workers or SMs (rules),
-  /// how much longer the cheapest by price took, a fraction (kMeasured).
+  /// how much longer the prices' choice should take, a fraction (kMeasured).
   double basis_figure = 0.0;
   /// A plan that is priced nearly as low, for one layer of the step in place of `plan`, best the second, whose time
   /// Policy::observe_trial is told. As exact; whoever does not run it loses nothing but its planning.
@@ -127,7 +127,7 @@ struct Decision {
     Price price;
   };
   std::optional<Trial> trial = std::nullopt;
-  /// Of its policy, from 1; 0: not a policy's.
+  /// Of Engine::decide, from 1; 0: not of an engine's decide().
   std::int64_t serial = 0;
   /// Time that deciding and planning took; 0 when nobody measured it.
   std::int64_t plan_ns = 0;
@@ -142,9 +142,10 @@ struct Decision {
 /// Chooses the plan of each step of one shape, type and layout. Keeps its last choice while rows grow a little
 /// (each row by 16 tokens and 1/64 of its length, all together by 1/128), their price grows by at most 0.7% and no
 /// factor of the correction moves by 5%; that costs at most 2%, beside price_error, against deciding anew. Where
-/// prices are those of kernels (DeviceProfile::kernels), learning is on and a step has several layers, plans that are
-/// priced at most 3% above the chosen one run in one layer of a step (Decision::trial), and the fastest goes on
-/// (Contest). Not thread-safe; the same steps in the same order always give the same plans unless learning is on.
+/// prices are those of kernels (DeviceProfile::kernels), learning is on and a step has at least Contest::kMinLayers,
+/// one layer of a step tries a plan that is priced at most 3% above the chosen one (Decision::trial), and the fastest
+/// goes on (Contest), its growth counted from there. Not thread-safe; the same steps in the same order always give the
+/// same plans unless learning is on.
 class Policy {
  public:
   /// Errors: those of PriceModel::make; kInvalidArgument (no routes); kUnsupported (an external route without a
@@ -176,6 +177,8 @@ class Policy {
   /// Tells what the last decision's trial took, and the layer right after it, which ran the decision's plan. Moves no
   /// price.
   void observe_trial(const RunTimes& trial, const RunTimes& after);
+  /// The last decision's trial cannot run.
+  void drop_trial();
 
   /// The next step is decided anew, whatever the last choice was and whatever contests have shown.
   void forget_choice() {
@@ -255,8 +258,8 @@ class Policy {
   double last_ns_ = 0.0;
   std::vector<Contest::Contender> near_;  // of the last search by gpu_rule, its choice first
   Contest contest_;
-  double running_ns_ = 0.0;  // device_ns of the last decision, by which a measurement of it is known
-  std::int64_t num_decisions_ = 0;
+  Price running_;  // of the last decision, by which a measurement of it is known
+  double trial_plan_ns_ = 0.0;
 };
 
 }  // namespace pkv

@@ -79,6 +79,7 @@ class Engine {
   std::int32_t num_layers_ = 1;
   Learning learning_ = Learning::kOn;
   std::optional<Policy> policy_;
+  std::int64_t num_decisions_ = 0;
   /// Of the last decide()'s decision.
   struct Layers {
     std::int64_t serial = 0;

@@ -11,17 +11,21 @@
 namespace pkv {
 namespace {
 
-constexpr double kOdd = 1.1;  // a trial that is off by so much was disturbed: prices that are near are not
-constexpr std::int32_t kMaxFailed = 2;
-constexpr double kWorthAnotherTrial = 1.01;  // of the leader
-constexpr double kToTell = 0.005;            // plans of nearly one price differ by 0 to 2.5% (0007)
-constexpr std::int32_t kMaxTrials = 6;
+// A trial that is off by so much was disturbed: prices that are near are off by 2.5% (0007).
+constexpr double kOdd = 1.1;
+constexpr std::int32_t kMaxOdd = 2;
+constexpr std::int32_t kMaxNotRun = 2;
+// Half of the differences that cost anything. What is dearer than the leader by twice that once will not beat it.
+constexpr double kToTell = 0.005;
+constexpr double kWorthAnotherTrial = 1.01;
+constexpr std::int32_t kMaxTrials = 6;      // of noise kMaxNoise
 constexpr std::int32_t kStepsToStale = 64;  // without a trial: clocks and neighbours change
-// Of a trial: the host's time to plan and copy a second plan (8 rows, beside an H100), and of a layer.
+// What a trial costs: the host plans and copies a second plan (10 to 20 us for 8 rows beside an H100), and a layer is
+// slower by what prices are off.
 constexpr double kTrialHostNs = 20000.0;
 constexpr double kTrialSlower = 0.02;
 constexpr std::int32_t kCountedLayers = 3;
-constexpr double kNoiseRate = 0.25;
+constexpr double kNoiseRate = 0.25;  // of a step, once four are known
 constexpr std::int32_t kMinDifferences = 2;
 constexpr double kDifferenceOfTwo = 1.128;  // mean absolute, of two samples with a standard deviation of 1
 constexpr double kErrorOfMedian = 1.25;     // to that of the mean
@@ -37,16 +41,12 @@ bool cut_alike(const PlanOptions& a, const PlanOptions& b) {
 
 }  // namespace
 
-double Contest::Entry::kept() const {
-  return static_cast<double>(std::min(kSamples, static_cast<std::size_t>(num_samples)));
-}
-
 double Contest::Entry::expected() const {
   if (num_samples == 0) {
     return price;
   }
   std::array<double, kSamples> sorted = handicaps;
-  const auto count = static_cast<std::size_t>(kept());
+  const std::size_t count = kept();
   for (auto it = sorted.begin() + 1; it < sorted.begin() + static_cast<std::ptrdiff_t>(count); ++it) {
     std::rotate(std::upper_bound(sorted.begin(), it, *it), it, it + 1);
   }
@@ -81,7 +81,7 @@ void Contest::start(std::span<const Contender> contenders, const BatchState& bat
   keep_known(contenders);
   Entry* const end = plans_.data() + num_plans_;
   const Entry* const leads = led ? find_alike(plans_.data(), end, last) : end;
-  // Without a sample of its own it leads only as the chosen one: it was never ahead of another.
+  // Without a sample it was never compared with another, so price decides.
   leader_ = leads == end || leads->num_samples == 0 ? 0 : static_cast<std::size_t>(leads - plans_.data());
   if (plans_[0].expected() < plans_[leader_].expected()) {
     leader_ = 0;
@@ -110,15 +110,27 @@ void Contest::keep_known(std::span<const Contender> contenders) {
   Entry* end = std::copy_n(plans_.data(), num_plans_, begin);
   end = std::copy_n(known_.data(), num_known_, end);
   end = std::remove_if(begin, end, [&](const Entry& it) {
-    return it.num_samples == 0 || !within(it.num_rows, num_rows_, kLikeBatch) ||
+    return (it.num_samples == 0 && it.num_not_run == 0) || !within(it.num_rows, num_rows_, kLikeBatch) ||
            !within(it.num_tokens, num_tokens_, kLikeBatch);
   });
+  std::array<bool, kMaxPlans> is_known{};
+  const auto take = [&](std::size_t i, Entry* same) {
+    plans_[i] = *same;
+    is_known[i] = true;
+    end = std::move(same + 1, end, same);
+  };
+  plans_.fill({});
   for (std::size_t i = 0; i < contenders.size(); ++i) {
-    Entry* const same = find_alike(begin, end, contenders[i].options);
-    plans_[i] = {};
-    if (same != end) {
-      plans_[i] = *same;
-      end = std::move(same + 1, end, same);
+    const PlanOptions& options = contenders[i].options;
+    Entry* const same = find_alike(begin, end, options);
+    if (same != end && same->options.splits == options.splits) {
+      take(i, same);
+    }
+  }
+  for (std::size_t i = 0; i < contenders.size(); ++i) {
+    Entry* const alike = find_alike(begin, end, contenders[i].options);
+    if (!is_known[i] && alike != end) {
+      take(i, alike);
     }
     plans_[i].options = contenders[i].options;
     plans_[i].price = contenders[i].price;
@@ -128,25 +140,26 @@ void Contest::keep_known(std::span<const Contender> contenders) {
   std::copy_n(begin, num_known_, known_.begin());
 }
 
-const PlanOptions& Contest::next(const BatchState& batch, std::int32_t num_layers) {
+const PlanOptions& Contest::choose_leader() {
   keep_sample();
-  in_step_ = true;
-  step_tokens_ = batch.attended_tokens();
   for (std::size_t i = 0; i < num_plans_; ++i) {
     if (beats_leader(plans_[i])) {
-      if (plans_[leader_].num_samples == 0) {
-        add_sample(plans_[leader_], 1.0);  // the new leader's trials were its own, too
-      }
       leader_ = i;
       leader_ratio_ = 0.0;
     }
   }
-  choose_trial(num_layers);
   return leader();
 }
 
+void Contest::begin_step(const BatchState& batch, std::int32_t num_layers) {
+  keep_sample();
+  in_step_ = true;
+  step_tokens_ = batch.attended_tokens();
+  choose_trial(num_layers);
+}
+
 void Contest::choose_trial(std::int32_t num_layers) {
-  if (num_layers < 2 || layer_ns_ <= 0.0 || num_differences_ < kMinDifferences || noise_ > kMaxNoise) {
+  if (num_layers < kMinLayers || layer_ns_ <= 0.0 || num_differences_ < kMinDifferences || noise_ > kMaxNoise) {
     return;
   }
   const double cost_ns = (kTrialHostNs + kTrialSlower * layer_ns_) / num_layers;
@@ -160,7 +173,7 @@ void Contest::choose_trial(std::int32_t num_layers) {
   for (std::size_t i = 0; i < num_plans_; ++i) {
     const Entry& entry = plans_[i];
     const bool counts =
-        i != leader_ && entry.num_failed <= kMaxFailed && (entry.num_samples == 0 || entry.expected() < worth_it);
+        i != leader_ && entry.num_not_run <= kMaxNotRun && (entry.num_samples == 0 || entry.expected() < worth_it);
     if (counts && entry.num_samples < fewest) {
       choice = i;
       fewest = entry.num_samples;
@@ -169,7 +182,7 @@ void Contest::choose_trial(std::int32_t num_layers) {
   if (choice == leader_ && steps_since_trial_ >= kStepsToStale) {
     for (std::size_t i = 1; i <= num_plans_ && choice == leader_; ++i) {
       const std::size_t following = (trial_ + i) % num_plans_;
-      choice = plans_[following].num_failed <= kMaxFailed ? following : choice;
+      choice = plans_[following].num_not_run <= kMaxNotRun ? following : choice;
     }
   }
   if (choice != leader_) {
@@ -180,10 +193,16 @@ void Contest::choose_trial(std::int32_t num_layers) {
 }
 
 void Contest::drop_trial() {
-  if (has_trial_) {
-    plans_[trial_].num_failed = kMaxFailed + 1;
-    has_trial_ = false;
+  if (std::exchange(has_trial_, false)) {
+    count_not_run(kMaxNotRun + 1);
   }
+}
+
+void Contest::count_not_run(std::int32_t times) {
+  Entry& entry = plans_[trial_];
+  entry.num_not_run += times;
+  entry.num_rows = num_rows_;
+  entry.num_tokens = step_tokens_;
 }
 
 void Contest::observe(double ns) {
@@ -197,11 +216,17 @@ void Contest::observe_trial(double ns, double leader_ns) {
     return;
   }
   Entry& entry = plans_[trial_];
-  const double took = plans_[leader_].expected() * ns / leader_ns;
+  Entry& leader = plans_[leader_];
+  const double took = leader.expected() * ns / leader_ns;
   const double off = took / entry.expected();
-  if ((off > kOdd || off * kOdd < 1.0) && entry.num_failed < kMaxFailed) {
-    ++entry.num_failed;
+  entry.num_not_run = 0;
+  if ((off > kOdd || off * kOdd < 1.0) && entry.num_odd < kMaxOdd) {
+    ++entry.num_odd;
     return;
+  }
+  entry.num_odd = 0;
+  if (leader.num_samples == 0) {
+    add_sample(leader, 1.0);  // the first one, in whose terms handicaps are
   }
   add_sample(entry, took / entry.price);
 }
@@ -214,7 +239,7 @@ void Contest::add_sample(Entry& entry, double handicap) const {
   entry.num_tokens = step_tokens_;
 }
 
-double Contest::lead() const { return plans_[0].expected() / plans_[leader_].expected() - 1.0; }
+double Contest::lead() const { return std::max(0.0, plans_[0].expected() / plans_[leader_].expected() - 1.0); }
 
 void Contest::keep_sample() {
   if (!std::exchange(in_step_, false)) {
@@ -222,7 +247,7 @@ void Contest::keep_sample() {
   }
   const Sample sample = std::exchange(sample_, {});
   if (std::exchange(has_trial_, false)) {  // nobody ran it
-    ++plans_[trial_].num_failed;
+    count_not_run(1);
   }
   layer_ns_ = sample.ns;
   if (sample.num_layers == 0 || step_tokens_ <= 0) {
@@ -243,7 +268,8 @@ bool Contest::beats_leader(const Entry& entry) const {
   if (entry.num_samples == 0) {
     return false;
   }
-  const double error = kErrorOfMedian * noise_ * std::sqrt(2.0 / entry.kept());  // each sample is a difference of two
+  const double error = kErrorOfMedian * noise_ *
+                       std::sqrt(2.0 / static_cast<double>(entry.kept()));  // each sample is a difference of two
   return entry.expected() * (1.0 + error) < plans_[leader_].expected();
 }
 

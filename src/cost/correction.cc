@@ -1,4 +1,4 @@
-// What a policy learns from measured steps, told to its contest, too: a normalised gradient step on the logarithm of
+// What a policy learns from measured steps: a normalised gradient step on the logarithm of
 // the price. Not here: the search (policy.cc).
 #include <algorithm>
 #include <cmath>
@@ -22,7 +22,7 @@ void Policy::observe(const Price& predicted, const RunTimes& measured) {
   if (options_.learning == Learning::kOff || predicted.device_ns <= 0.0 || measured.total_ns <= 0) {
     return;
   }
-  if (predicted.device_ns == running_ns_) {
+  if (predicted.device_ns == running_.device_ns) {
     contest_.observe(static_cast<double>(measured.total_ns) + predicted.plan_ns);
   }
   const double error =
@@ -48,7 +48,8 @@ void Policy::observe(const Price& predicted, const RunTimes& measured) {
 
 void Policy::observe_trial(const RunTimes& trial, const RunTimes& after) {
   if (trial.total_ns > 0 && after.total_ns > 0) {
-    contest_.observe_trial(static_cast<double>(trial.total_ns), static_cast<double>(after.total_ns));
+    contest_.observe_trial(static_cast<double>(trial.total_ns) + trial_plan_ns_,
+                           static_cast<double>(after.total_ns) + running_.plan_ns);
   }
 }
 

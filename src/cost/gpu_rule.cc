@@ -40,7 +40,8 @@ constexpr std::int64_t kOtherTasks = 10;  // near cuts have at least a tenth mor
 
 class Search {
  public:
-  /// `near_share`: cuts dearer than the cheapest by at most so much are remembered; none for 1.
+  /// `near_share`: cuts dearer than the cheapest by at most so much are remembered; none for 1. More cuts are priced
+  /// for it, so that one of many waves may be found for a choice that leaves SMs idle where the rule alone finds none.
   Search(const BatchState& batch, const GpuMachine& machine, double near_share = 1.0)
       : shape_(batch.shape()), kernels_(gpu_kernel_class(batch.shape())), machine_(machine), near_share_(near_share) {
     rows_.reserve(static_cast<std::size_t>(batch.num_rows()));

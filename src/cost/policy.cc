@@ -144,10 +144,8 @@ Result<Decision> Policy::decide(const BatchState& batch, Plan&& recycled) {
   Result<Decision> decision = carried                               ? *std::move(carried)
                               : options_.kind == PolicyKind::kPaper ? decide_paper(batch, std::move(recycled))
                                                                     : decide_auto(batch, std::move(recycled));
-  running_ns_ = decision.ok() ? decision->price.device_ns : 0.0;
-  if (decision.ok()) {
-    decision->serial = ++num_decisions_;
-  }
+  running_ = decision.ok() ? decision->price : Price{};
+  trial_plan_ns_ = decision.ok() && decision->trial ? decision->trial->price.plan_ns : 0.0;
   return decision;
 }
 
@@ -177,7 +175,7 @@ void Policy::remember(const BatchState& batch, const PlanOptions& options, const
 std::optional<Decision> Policy::carry_on(const BatchState& batch, Plan& recycled) {
   const PlanOptions before = *last_;
   if (contest_.is_on()) {
-    last_ = contest_.next(batch, model_.inputs().num_layers);
+    last_ = contest_.choose_leader();
   }
   auto plan = make_plan(batch, *last_, std::move(recycled));
   if (!plan.ok()) {
@@ -200,10 +198,13 @@ std::optional<Decision> Policy::carry_on(const BatchState& batch, Plan& recycled
   return decision;
 }
 
+void Policy::drop_trial() { contest_.drop_trial(); }
+
 void Policy::take_part(const BatchState& batch, Decision& decision) {
   if (!contest_.is_on()) {
     return;
   }
+  contest_.begin_step(batch, model_.inputs().num_layers);
   if (contest_.overrules()) {
     decision.basis = DecisionBasis::kMeasured;
     decision.basis_figure = contest_.lead();
@@ -355,7 +356,8 @@ std::optional<Route> Policy::rule_route() const {
 }
 
 bool Policy::holds_contests() const {
-  return options_.learning == Learning::kOn && !model_.profile().kernels.empty() && model_.inputs().num_layers > 1;
+  return options_.learning == Learning::kOn && !model_.profile().kernels.empty() &&
+         model_.inputs().num_layers >= Contest::kMinLayers;
 }
 
 void Policy::start_contest(const BatchState& batch, Decision& decision) {
@@ -374,7 +376,6 @@ void Policy::start_contest(const BatchState& batch, Decision& decision) {
     }
   }
   contest_.start(std::span(contenders).first(num), batch);
-  contest_.next(batch, model_.inputs().num_layers);
   if (contest_.overrules()) {
     auto plan = make_plan(batch, contest_.leader(), std::move(scratch_));
     if (!plan.ok()) {  // too large a grid, where the chosen plan is none

@@ -52,8 +52,8 @@ std::string Decision::reason_of_plan() const {
     case DecisionBasis::kCarriedOn: return "the last step's choice, its rows a little longer";
     case DecisionBasis::kMeasured:
       return fmt::format(
-          "{} with {} splits is the fastest measured of those near the cheapest by price, which took "
-          "{:.1f}% longer",
+          "{} with {} splits is the fastest measured of those near the prices' choice, which should take {:.1f}% "
+          "longer",
           route, plan.max_splits(), basis_figure * 100.0);
     case DecisionBasis::kPaperGates: return paper_gates(plan);
     case DecisionBasis::kPaperFormula:

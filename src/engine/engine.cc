@@ -116,6 +116,7 @@ Result<Decision> Engine::decide(const BatchState& batch, DType kv_dtype) {
 
 Result<Decision> Engine::decide(const BatchState& batch, DType kv_dtype, const KvLayout& layout) {
   const std::int64_t begin_ns = now_ns();
+  layers_ = {};
   if (routes_.empty()) {
     return follow_rule(batch, kv_dtype, layout);
   }
@@ -131,7 +132,10 @@ Result<Decision> Engine::decide(const BatchState& batch, DType kv_dtype, const K
   PKV_RETURN_IF_ERROR(backend_->reserve(decision->plan));
   if (decision->trial && !backend_->reserve(decision->trial->plan).ok()) {
     decision->trial.reset();
+    (*policy)->drop_trial();
+    PKV_RETURN_IF_ERROR(backend_->reserve(decision->plan));  // which may be gone
   }
+  decision->serial = ++num_decisions_;
   layers_ = {.serial = decision->serial};
   decision->plan_ns = now_ns() - begin_ns;
   return decision;

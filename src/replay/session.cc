@@ -451,9 +451,13 @@ Status Session::verify_route(const BatchState& batch, std::span<const double> ex
     return found.error();
   }
   if (planner.trial() != nullptr) {
-    const Result<Comparison> of_trial = compare_plan(batch, expected, *planner.trial());
+    Result<Comparison> of_trial = compare_plan(batch, expected, *planner.trial());
     if (!of_trial.ok()) {
       return of_trial.error();
+    }
+    if (of_trial->worst) {
+      of_trial->worst->route = fmt::format("{}, which tried {} with {} splits", records_.routes[route_idx].name,
+                                           route_name(planner.trial()->route()), planner.trial()->max_splits());
     }
     found->max_abs = std::max(found->max_abs, of_trial->max_abs);
     found->sum_abs += of_trial->sum_abs;
@@ -475,7 +479,9 @@ Status Session::keep_comparison(Comparison found, std::size_t route_idx, std::in
     return {};
   }
   found.worst->step_idx = step_idx;
-  found.worst->route = route.name;
+  if (found.worst->route.empty()) {
+    found.worst->route = route.name;
+  }
   return fail_verification(*std::move(found.worst));
 }
 

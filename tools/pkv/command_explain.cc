@@ -466,11 +466,12 @@ int explain_trace(const Arguments& arguments, const RunOptions& options, const T
   if (!stopped && (found == 0 || (arguments.step && found <= *arguments.step))) fail_no_step(arguments, trace, found);
   if (arguments.step && !stopped) {
     const StepLine& line = walk.lines.back();
-    StepInput input{.title = fmt::format("step {} of {}: {} rows, {} tokens", line.step_idx, trace.name, line.num_rows,
-                                         line.tokens),
-                    .batch = walk.last,
-                    .learnt = scales_of(options, walk),
-                    .reason_in_trace = line.kept ? walk.last_reason : std::string{}};
+    StepInput input{
+        .title =
+            fmt::format("step {} of {}: {} rows, {} tokens", line.step_idx, trace.name, line.num_rows, line.tokens),
+        .batch = walk.last,
+        .learnt = scales_of(options, walk),
+        .reason_in_trace = line.kept || line.basis == DecisionBasis::kMeasured ? walk.last_reason : std::string{}};
     return explain_step(arguments, options, std::move(walk.policy), std::move(input), outputs);
   }
   if (timeline) outputs.timeline->write(timeline->json(options.profile->name));

@@ -30,6 +30,12 @@ std::vector<Contest::Contender> counts(std::initializer_list<std::int32_t> split
   return plans;
 }
 
+const PlanOptions& next(Contest& contest, const BatchState& batch, std::int32_t layers) {
+  contest.choose_leader();
+  contest.begin_step(batch, layers);
+  return contest.leader();
+}
+
 /// What a layer takes, by splits and step; 0: not measured.
 using LayerNs = std::function<double(std::int32_t, int)>;
 constexpr std::int32_t kLayers = 32;
@@ -47,7 +53,7 @@ struct Ran {
 Ran run(Contest& contest, const BatchState& batch, int steps, const LayerNs& ns, std::int32_t layers = kLayers) {
   Ran ran;
   for (int step = 0; step < steps; ++step) {
-    ran.leaders.push_back(*contest.next(batch, layers).splits);
+    ran.leaders.push_back(*next(contest, batch, layers).splits);
     ran.trials.push_back(contest.trial() == nullptr ? 0 : *contest.trial()->splits);
     const double took = ns(ran.leaders.back(), step);
     if (took > 0.0) {
@@ -120,7 +126,7 @@ TEST(Contest, TrialsThatNobodyRuns_End) {
   contest.start(counts({16, 22}), step.batch());
   int trials = 0;
   for (int i = 0; i < 300; ++i) {
-    contest.next(step.batch(), kLayers);
+    next(contest, step.batch(), kLayers);
     trials += contest.trial() != nullptr ? 1 : 0;
     contest.observe(1000e3);
   }
@@ -134,9 +140,9 @@ TEST(Contest, AfterStepsThatNobodyMeasured_NothingIsTried) {
   Contest contest;
   contest.start(counts({16, 22, 31, 47}), step.batch());
   run(contest, step.batch(), 4, [](std::int32_t, int) { return 1000e3; });
-  contest.next(step.batch(), kLayers);
+  next(contest, step.batch(), kLayers);
   for (int i = 0; i < 50; ++i) {
-    contest.next(step.batch(), kLayers);
+    next(contest, step.batch(), kLayers);
     EXPECT_EQ(contest.trial(), nullptr) << i;
   }
 }
@@ -147,7 +153,7 @@ TEST(Contest, ATrialThatCannotRun_IsNotTriedAgain) {
   contest.start(counts({16, 22}), step.batch());
   int trials = 0;
   for (int i = 0; i < 300; ++i) {
-    contest.next(step.batch(), kLayers);
+    next(contest, step.batch(), kLayers);
     trials += contest.trial() != nullptr ? 1 : 0;
     contest.drop_trial();
     contest.observe(1000e3);
@@ -166,6 +172,7 @@ TEST(Contest, ShortLayersAndFew_TryRarely_OneNever) {
         .num_trials();
   };
   EXPECT_EQ(trials(1, 1e6), 0);
+  EXPECT_EQ(trials(2, 1e6), 0);
   EXPECT_EQ(trials(32, 1e6), 3);
   EXPECT_EQ(trials(32, 20e3), 2);
   EXPECT_EQ(trials(4, 200e3), 2);
@@ -210,7 +217,7 @@ TEST(Contest, OfManyLayers_TheThirdCounts) {
   contest.start(counts({16, 22}), step.batch());
   int trials = 0;
   for (int i = 0; i < 8; ++i) {
-    contest.next(step.batch(), kLayers);
+    next(contest, step.batch(), kLayers);
     trials += contest.trial() != nullptr ? 1 : 0;
     for (int layer = 0; layer < kLayers; ++layer) {
       contest.observe(layer < 2 && i % 2 == 0 ? 1300e3 : 1000e3 + (layer > 2 ? 1e5 * i : 0.0));
@@ -225,14 +232,14 @@ TEST(Contest, ATrialIsComparedWithTheLayerBesideIt) {
   Contest contest;
   contest.start(counts({16, 22}), step.batch());
   for (int i = 0; i < 6 && !contest.overrules(); ++i) {
-    contest.next(step.batch(), kLayers);
+    next(contest, step.batch(), kLayers);
     contest.observe(1000e3);
     if (contest.trial() != nullptr) {
       const bool is_22 = contest.trial()->splits == 22;
       contest.observe_trial(is_22 ? 1270e3 : 1300e3, is_22 ? 1300e3 : 1270e3);
     }
   }
-  contest.next(step.batch(), kLayers);
+  next(contest, step.batch(), kLayers);
   EXPECT_TRUE(contest.overrules());
   EXPECT_NEAR(contest.lead(), 130.0 / 127.0 - 1.0, 1e-9);
 }
@@ -329,6 +336,51 @@ TEST(Contest, OfPlansCutAlike_TheNearestIsMeant) {
     contest.start(counts({order[0], order[1], order[2]}), step.batch());
     EXPECT_EQ(contest.leader().splits, 20);
   }
+}
+
+// 16 leads untried; what it was compared with and beat does not take its lead for being the cheapest in the next batch.
+TEST(Contest, AFirstLeader_KeepsWhatItHasWon) {
+  const testing::Step step = step_of({50000, 4000});
+  Contest contest;
+  contest.start(counts({16, 22}), step.batch());
+  run(contest, step.batch(), 9, [](std::int32_t splits, int) { return splits == 22 ? 1030e3 : 1000e3; });
+  auto plans = counts({22, 16});
+  plans[1].price *= 1.005;
+  contest.start(plans, step.batch());
+  EXPECT_EQ(contest.leader().splits, 16);
+  EXPECT_NEAR(contest.lead(), 1.03 / 1.005 - 1.0, 1e-9);
+}
+
+// What 20 has shown is not taken for 19's, which has shown nothing of its own.
+TEST(Contest, OfPlansCutAlike_EachKeepsItsOwn) {
+  const testing::Step step = step_of({50000, 4000});
+  Contest contest;
+  contest.start(counts({19, 20}), step.batch());
+  run(contest, step.batch(), 9, [](std::int32_t splits, int) { return splits == 20 ? 1030e3 : 1000e3; });
+  auto plans = counts({19, 20, 30});
+  plans[2].price *= 1.02;
+  contest.start(plans, step.batch());
+  EXPECT_EQ(contest.leader().splits, 19);
+  EXPECT_EQ(contest.lead(), 0.0);
+}
+
+// A decision that was begun and then made anew: nothing is counted as not run.
+TEST(Contest, ALeaderChosenTwice_IsOneStep) {
+  const testing::Step step = step_of({50000, 4000});
+  Contest contest;
+  contest.start(counts({16, 22}), step.batch());
+  int trials = 0;
+  for (int i = 0; i < 30 && !contest.overrules(); ++i) {
+    contest.choose_leader();
+    contest.start(counts({16, 22}), step.batch());
+    contest.begin_step(step.batch(), kLayers);
+    contest.observe(1000e3);
+    if (contest.trial() != nullptr) {
+      ++trials;
+      contest.observe_trial(980e3, 1000e3);
+    }
+  }
+  EXPECT_EQ(trials, 1);
 }
 
 // Nobody has tried it: a price alone does not make it the fastest measured.
