@@ -75,18 +75,18 @@ class Contest {
   struct Entry {
     PlanOptions options;
     double price = 0.0;
-    // Time to price, in terms of the first leader's: the last samples, the newest first.
-    std::array<double, kSamples> handicaps{};
+    // Time to price, in terms of the first leader's: the last samples, the newest first, and their median.
+    std::array<double, kSamples> samples{};
     std::int32_t num_samples = 0;  // all of them, of which the last are kept
-    std::int32_t num_odd = 0;      // disturbed trials
+    double handicap = 1.0;
+    std::int32_t num_odd = 0;  // disturbed trials
     std::int32_t num_not_run = 0;
     // Of the batch of the last sample.
     std::int64_t num_rows = 0;
     std::int64_t num_tokens = 0;
 
     [[nodiscard]] std::size_t kept() const { return std::min(kSamples, static_cast<std::size_t>(num_samples)); }
-    /// Price times the median handicap, 1 without a sample.
-    [[nodiscard]] double expected() const;
+    [[nodiscard]] double expected() const { return price * handicap; }
   };
   struct Sample {
     double ns = 0.0;

@@ -30,7 +30,7 @@ struct EngineOptions {
   /// Attention layers that run each decision: what deciding and planning cost on the host counts once for all of them
   /// (PriceInputs::num_layers).
   std::int32_t num_layers = 1;
-  /// Whether the prices follow what steps took.
+  /// Whether the prices follow what steps took, and whether plans of nearly one price are tried (Decision::trial).
   Learning learning = Learning::kOn;
 };
 

@@ -41,18 +41,6 @@ bool cut_alike(const PlanOptions& a, const PlanOptions& b) {
 
 }  // namespace
 
-double Contest::Entry::expected() const {
-  if (num_samples == 0) {
-    return price;
-  }
-  std::array<double, kSamples> sorted = handicaps;
-  const std::size_t count = kept();
-  for (auto it = sorted.begin() + 1; it < sorted.begin() + static_cast<std::ptrdiff_t>(count); ++it) {
-    std::rotate(std::upper_bound(sorted.begin(), it, *it), it, it + 1);
-  }
-  return price * 0.5 * (sorted[(count - 1) / 2] + sorted[count / 2]);
-}
-
 Contest::Entry* Contest::find_alike(Entry* begin, Entry* end, const PlanOptions& options) {
   Entry* best = end;
   std::int32_t least = 0;
@@ -201,8 +189,10 @@ void Contest::drop_trial() {
 void Contest::count_not_run(std::int32_t times) {
   Entry& entry = plans_[trial_];
   entry.num_not_run += times;
-  entry.num_rows = num_rows_;
-  entry.num_tokens = step_tokens_;
+  if (entry.num_samples == 0) {  // else where it was learnt says how long that holds
+    entry.num_rows = num_rows_;
+    entry.num_tokens = step_tokens_;
+  }
 }
 
 void Contest::observe(double ns) {
@@ -232,9 +222,15 @@ void Contest::observe_trial(double ns, double leader_ns) {
 }
 
 void Contest::add_sample(Entry& entry, double handicap) const {
-  std::copy_backward(entry.handicaps.begin(), entry.handicaps.end() - 1, entry.handicaps.end());
-  entry.handicaps[0] = handicap;
+  std::copy_backward(entry.samples.begin(), entry.samples.end() - 1, entry.samples.end());
+  entry.samples[0] = handicap;
   ++entry.num_samples;
+  std::array<double, kSamples> sorted = entry.samples;
+  const std::size_t count = entry.kept();
+  for (auto it = sorted.begin() + 1; it < sorted.begin() + static_cast<std::ptrdiff_t>(count); ++it) {
+    std::rotate(std::upper_bound(sorted.begin(), it, *it), it, it + 1);
+  }
+  entry.handicap = 0.5 * (sorted[(count - 1) / 2] + sorted[count / 2]);
   entry.num_rows = num_rows_;
   entry.num_tokens = step_tokens_;
 }

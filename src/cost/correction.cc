@@ -1,5 +1,5 @@
-// What a policy learns from measured steps: a normalised gradient step on the logarithm of
-// the price. Not here: the search (policy.cc).
+// What a policy learns from measured steps: a normalised gradient step on the logarithm of the price.
+// Not here: the search (policy.cc), which of nearly equal plans is faster (contest.cc).
 #include <algorithm>
 #include <cmath>
 

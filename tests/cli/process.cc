@@ -18,6 +18,8 @@
 #include <sstream>
 #include <thread>
 
+#include "support/temp_folder.h"
+
 namespace pkv::test {
 namespace {
 
@@ -137,14 +139,11 @@ std::vector<std::string> with(std::vector<std::string> arguments, const std::vec
   return arguments;
 }
 
-TemporaryFolder::TemporaryFolder() {
-  std::string name = (std::filesystem::temp_directory_path() / "pkv_cli_XXXXXX").string();
-  path_ = ::mkdtemp(name.data()) != nullptr ? name : ".";
-}
+TemporaryFolder::TemporaryFolder() : path_(make_temp_folder("pkv_cli").string()) {}
 
 TemporaryFolder::~TemporaryFolder() {
   std::error_code ignored;
-  if (path_ != ".") std::filesystem::remove_all(path_, ignored);
+  std::filesystem::remove_all(path_, ignored);
 }
 
 void TemporaryFolder::write(const std::string& name, const std::string& content) const {

@@ -66,6 +66,17 @@ Ran run(Contest& contest, const BatchState& batch, int steps, const LayerNs& ns,
   return ran;
 }
 
+/// Of steps of which each is measured by measure(step).
+int count_trials(Contest& contest, const BatchState& batch, int steps, const std::function<void(int)>& measure) {
+  int trials = 0;
+  for (int step = 0; step < steps; ++step) {
+    next(contest, batch, kLayers);
+    trials += contest.trial() != nullptr ? 1 : 0;
+    measure(step);
+  }
+  return trials;
+}
+
 using Splits = std::vector<std::int32_t>;
 
 TEST(Contest, OneLayerTriesEachPlan_TheFastestLeads) {
@@ -124,13 +135,7 @@ TEST(Contest, TrialsThatNobodyRuns_End) {
   const testing::Step step = step_of({50000, 4000});
   Contest contest;
   contest.start(counts({16, 22}), step.batch());
-  int trials = 0;
-  for (int i = 0; i < 300; ++i) {
-    next(contest, step.batch(), kLayers);
-    trials += contest.trial() != nullptr ? 1 : 0;
-    contest.observe(1000e3);
-  }
-  EXPECT_EQ(trials, 3);
+  EXPECT_EQ(count_trials(contest, step.batch(), 300, [&](int) { contest.observe(1000e3); }), 3);
   EXPECT_FALSE(contest.overrules());
 }
 
@@ -151,13 +156,10 @@ TEST(Contest, ATrialThatCannotRun_IsNotTriedAgain) {
   const testing::Step step = step_of({50000, 4000});
   Contest contest;
   contest.start(counts({16, 22}), step.batch());
-  int trials = 0;
-  for (int i = 0; i < 300; ++i) {
-    next(contest, step.batch(), kLayers);
-    trials += contest.trial() != nullptr ? 1 : 0;
+  const int trials = count_trials(contest, step.batch(), 300, [&](int) {
     contest.drop_trial();
     contest.observe(1000e3);
-  }
+  });
   EXPECT_EQ(trials, 1);
 }
 
@@ -183,7 +185,7 @@ TEST(Contest, ADisturbedLayer_ChangesNothingForLong) {
   Contest contest;
   contest.start(counts({16, 22}), step.batch());
   const Ran ran = run(contest, step.batch(), 40, [](std::int32_t splits, int i) {
-    return (splits == 16 ? 1000e3 : 1010e3) * (i % 7 == 4 ? 3.0 : 1.0);
+    return splits == 16 ? (i % 7 == 4 ? 3000e3 : 1000e3) : (i % 5 == 3 ? 3030e3 : 1010e3);
   });
   EXPECT_GE(std::ranges::count(ran.leaders, 16), 38);
 }
@@ -215,14 +217,11 @@ TEST(Contest, OfManyLayers_TheThirdCounts) {
   const testing::Step step = step_of({50000, 4000});
   Contest contest;
   contest.start(counts({16, 22}), step.batch());
-  int trials = 0;
-  for (int i = 0; i < 8; ++i) {
-    next(contest, step.batch(), kLayers);
-    trials += contest.trial() != nullptr ? 1 : 0;
+  const int trials = count_trials(contest, step.batch(), 8, [&](int i) {
     for (int layer = 0; layer < kLayers; ++layer) {
       contest.observe(layer < 2 && i % 2 == 0 ? 1300e3 : 1000e3 + (layer > 2 ? 1e5 * i : 0.0));
     }
-  }
+  });
   EXPECT_GT(trials, 0);
 }
 

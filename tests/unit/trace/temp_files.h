@@ -5,7 +5,6 @@
 #include <archive.h>
 #include <archive_entry.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -14,16 +13,14 @@
 #include <utility>
 #include <vector>
 
+#include "support/temp_folder.h"
+
 namespace pkv::test {
 
 /// A folder of its own, removed with everything in it.
 class TempDir {
  public:
-  TempDir() {
-    std::string name = (std::filesystem::temp_directory_path() / "pkv_trace_XXXXXX").string();
-    EXPECT_NE(mkdtemp(name.data()), nullptr);
-    path_ = name;
-  }
+  TempDir() : path_(make_temp_folder("pkv_trace")) {}
   TempDir(const TempDir&) = delete;
   TempDir& operator=(const TempDir&) = delete;
   ~TempDir() {
